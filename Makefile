@@ -1,0 +1,36 @@
+# make demo   a first segmentation on real images, from nothing, on CPU
+# make test   everything the project promises, tested
+# make check  style, types, and the floors of the house
+#
+# Each makes .venv and installs what it needs by itself. VENV=PATH uses another environment.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.statefield-installed
+
+.PHONY: demo test check bench install clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml CMakeLists.txt $(wildcard statefield/kernels/native/*)
+	@PYTHON="$(PYTHON)" sh ./scripts/install.sh "$(VENV)"
+	@touch $@
+
+demo: install
+	$(BIN)/statefield medical train --config recipes/medical/demo.yaml --overwrite true
+
+test: install
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/statefield bench kernels --json benchmarks/results/kernels_cpu.json
+
+clean:
+	rm -rf $(VENV) build runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,108 @@
+"""`statefield <field> <verb>`: finds the verb's module, runs it, turns our errors into one paragraph.
+
+Each verb is a function `(argv: list[str]) -> int` in its own module, imported only when it is called, so that
+`statefield --help` answers at once and one field's imports never slow another's.
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+from statefield.errors import StatefieldError, UnknownName
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Where a command lives (`module:function`) and what it does, in one line."""
+
+    home: str
+    does: str
+
+    def load(self) -> Callable[[list[str]], int]:
+        module, function = self.home.split(":")
+        return getattr(import_module(module), function)
+
+
+VERBS: dict[tuple[str, ...], Verb] = {
+    ("medical", "train"): Verb("statefield.cli.medical:train", "train a segmentation, then test it and write a report"),
+    ("medical", "test"): Verb("statefield.cli.medical:test", "score a trained model on a split"),
+    ("medical", "predict"): Verb("statefield.cli.medical:predict", "segment images or volumes with a trained model"),
+    ("medical", "evaluate"): Verb("statefield.cli.medical:evaluate", "score label files against label files"),
+    ("models",): Verb("statefield.cli.models:models", "list the backbones"),
+    ("routes",): Verb("statefield.cli.routes:routes", "list the scan orders, or draw one"),
+    ("datasets",): Verb("statefield.cli.datasets:datasets", "list the dataset layouts that can be read"),
+    ("convert",): Verb("statefield.cli.convert:convert", "turn an official checkpoint into safetensors"),
+    ("doctor",): Verb("statefield.cli.doctor:doctor", "show what is installed and which kernels run"),
+    ("bench", "kernels"): Verb("statefield.cli.bench:kernels", "measure the operators against their limits"),
+}
+
+_EXAMPLES = """
+examples:
+  statefield medical train --config recipes/medical/demo.yaml
+  statefield medical predict --run runs/demo scan.nii.gz --output scan_labels.nii.gz
+  statefield medical evaluate predictions/ labels/ --classes 3
+  statefield models spatial
+  statefield convert spatial_mamba_t.pth spatial_mamba_tiny.safetensors --model spatial_mamba_tiny
+"""
+
+
+def overview() -> str:
+    """The text of `statefield --help`."""
+    width = max(len(" ".join(words)) for words in VERBS)
+    rows = "\n".join(f"  {' '.join(words):<{width}}  {verb.does}" for words, verb in VERBS.items())
+    return (
+        "usage: statefield [--debug] COMMAND [OPTIONS]     (each command has a --help of its own)\n\n"
+        f"Dense prediction with vision state-space models.\n\ncommands:\n{rows}\n{_EXAMPLES}"
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Run one command; returns the exit status: 0 well, 2 an input that cannot work (said in one paragraph)."""
+    debug = "--debug" in argv
+    words = [word for word in argv if word != "--debug"]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if words[0] in ("-V", "--version"):
+        from statefield import __version__
+
+        print(__version__)
+        return 0
+    try:
+        verb, rest = _find(words)
+        return verb.load()(rest)
+    except StatefieldError as error:
+        if debug:
+            raise
+        print(_paragraph(error), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstatefield: stopped.", file=sys.stderr)
+        return 130
+
+
+def _find(words: list[str]) -> tuple[Verb, list[str]]:
+    for count in (2, 1):
+        verb = VERBS.get(tuple(words[:count]))
+        if verb is not None:
+            return verb, words[count:]
+    verbs_of_field = [" ".join(known) for known in VERBS if len(known) == 2 and known[0] == words[0]]
+    if verbs_of_field:
+        if len(words) == 1 or words[1] in ("-h", "--help"):
+            raise UnknownName(f"`statefield {words[0]}` needs a verb: {', '.join(verbs_of_field)}.")
+        raise UnknownName.among("command", " ".join(words[:2]), verbs_of_field)
+    raise UnknownName.among("command", words[0], {known[0] for known in VERBS})
+
+
+def _paragraph(error: StatefieldError) -> str:
+    text = f"statefield: {type(error).__name__}: {error}"
+    return "\n".join(textwrap.fill(line, width=110, break_long_words=False) for line in text.splitlines())
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""The C++ kernels and the loader of the library they are built into."""

@@ -1,0 +1,1 @@
+"""Scan orders of an image as permutations of its pixels."""
