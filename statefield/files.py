@@ -29,8 +29,8 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         yield partial
         with partial.open("rb+") as written:
             os.fsync(written.fileno())
-        os.chmod(partial, 0o666 & ~_umask())
-        os.replace(partial, path)
+        partial.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

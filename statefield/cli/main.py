@@ -40,23 +40,27 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("bench", "kernels"): Verb("statefield.cli.bench:kernels", "measure the operators against their limits"),
 }
 
-_EXAMPLES = """
-examples:
-  statefield medical train --config recipes/medical/demo.yaml
-  statefield medical predict --run runs/demo scan.nii.gz --output scan_labels.nii.gz
-  statefield medical evaluate predictions/ labels/ --classes 3
-  statefield models spatial
-  statefield convert spatial_mamba_t.pth spatial_mamba_tiny.safetensors --model spatial_mamba_tiny
-"""
+_EXAMPLES = (
+    "statefield medical train --config recipes/medical/demo.yaml",
+    "statefield medical predict --run runs/demo scan.nii.gz --output scan_labels.nii.gz",
+    "statefield medical evaluate predictions/ labels/ --classes 3",
+    "statefield models spatial",
+    "statefield convert spatial_mamba_t.pth spatial_mamba_tiny.safetensors --model spatial_mamba_tiny",
+    "statefield bench kernels --json kernels.json",
+)
 
 
-def overview() -> str:
-    """The text of `statefield --help`."""
-    width = max(len(" ".join(words)) for words in VERBS)
-    rows = "\n".join(f"  {' '.join(words):<{width}}  {verb.does}" for words, verb in VERBS.items())
+def overview(field: str | None = None) -> str:
+    """The text of `statefield --help`, or of `statefield FIELD --help`: that field's commands alone."""
+    shown = {" ".join(words): verb.does for words, verb in VERBS.items() if field in (None, words[0])}
+    width = max(map(len, shown))
+    rows = "\n".join(f"  {words:<{width}}  {does}" for words, does in shown.items())
+    examples = [line for line in _EXAMPLES if field is None or line.split()[1] == field]
     return (
-        "usage: statefield [--debug] COMMAND [OPTIONS]     (each command has a --help of its own)\n\n"
-        f"Dense prediction with vision state-space models.\n\ncommands:\n{rows}\n{_EXAMPLES}"
+        f"usage: statefield [--debug] {'COMMAND' if field is None else field + ' VERB'} [OPTIONS]"
+        "     (each command has a --help of its own)\n\n"
+        f"Dense prediction with vision state-space models.\n\ncommands:\n{rows}\n\nexamples:\n"
+        + "\n".join(f"  {line}" for line in examples)
     )
 
 
@@ -73,6 +77,10 @@ def main(argv: list[str]) -> int:
         print(__version__)
         return 0
     try:
+        field = words[0] if any(len(known) == 2 and known[0] == words[0] for known in VERBS) else None
+        if field is not None and (len(words) == 1 or words[1] in ("-h", "--help")):
+            print(overview(field))
+            return 0
         verb, rest = _find(words)
         return verb.load()(rest)
     except StatefieldError as error:
@@ -92,8 +100,6 @@ def _find(words: list[str]) -> tuple[Verb, list[str]]:
             return verb, words[count:]
     verbs_of_field = [" ".join(known) for known in VERBS if len(known) == 2 and known[0] == words[0]]
     if verbs_of_field:
-        if len(words) == 1 or words[1] in ("-h", "--help"):
-            raise UnknownName(f"`statefield {words[0]}` needs a verb: {', '.join(verbs_of_field)}.")
         raise UnknownName.among("command", " ".join(words[:2]), verbs_of_field)
     raise UnknownName.among("command", words[0], {known[0] for known in VERBS})
 
