@@ -1,1 +1,34 @@
-"""TBD"""
+"""Files on disk become typed samples. Adapters read and label, nothing more: resampling, tiling, normalising and
+augmenting are visible steps elsewhere.
+"""
+
+from statefield.datasets import mni152, pairs  # noqa: F401  importing a layout files it in ADAPTERS
+from statefield.datasets.adapter import (
+    ADAPTERS,
+    DatasetAdapter,
+    case_name,
+    load_files,
+    mismatches,
+    open_dataset,
+    recognise,
+)
+from statefield.datasets.sample import DatasetInfo, FileGeometry, Meta, Record, Sample
+from statefield.datasets.splits import SPLITS, Split, split_cases
+
+__all__ = [
+    "ADAPTERS",
+    "SPLITS",
+    "DatasetAdapter",
+    "DatasetInfo",
+    "FileGeometry",
+    "Meta",
+    "Record",
+    "Sample",
+    "Split",
+    "case_name",
+    "load_files",
+    "mismatches",
+    "open_dataset",
+    "recognise",
+    "split_cases",
+]

@@ -1,1 +1,1 @@
-"""TBD"""
+"""Readers and writers of file formats: one module a format."""

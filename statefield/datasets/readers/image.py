@@ -1,0 +1,173 @@
+"""Photographs and slices (PNG, TIFF, JPEG, BMP, GIF) and their masks, through Pillow.
+
+Values are as stored: 0..255 for 8 bit, 0..65535 for 16 bit; nothing is normalised.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from statefield.datasets.readers.limits import require_memory
+from statefield.datasets.readers.nifti import integer_labels
+from statefield.datasets.sample import Meta
+from statefield.errors import ConfigError, DataError, LabelError
+from statefield.files import atomic_path
+
+SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif")
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")  # JPEG blurs label values
+_GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
+_CHANNEL_NAMES = {1: ("grey",), 3: ("red", "green", "blue")}
+
+
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """A picture as float32 [C, H, W]: C = 1 for grey, 3 for colour (a palette is looked up, an opaque alpha dropped).
+
+    Raises:
+        DataError: damaged, larger than the memory limit, of several frames, really transparent, or not grey or RGB.
+    """
+    path = Path(path)
+    with _opened(path) as image:
+        if image.mode == "P":
+            image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        if image.mode in ("LA", "PA", "RGBA"):
+            image = _without_alpha(path, image)
+        if image.mode in _GREY_MODES:
+            values = np.asarray(image, dtype=np.float32)[None]
+        elif image.mode == "RGB":
+            values = np.asarray(image, dtype=np.float32).transpose(2, 0, 1)
+        else:
+            raise DataError(f"{path}: colour mode {image.mode} found; grey or RGB is needed. Convert the file.")
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"{path}: {int((~np.isfinite(values)).sum())} pixels are NaN or infinite; finite values are needed."
+        )
+    return np.ascontiguousarray(values)
+
+
+def read_mask(path: str | os.PathLike[str], num_classes: int | None = None) -> np.ndarray:
+    """A label picture as int64 [H, W].
+
+    Palette pictures give their indices. With two classes, a mask that holds 0 and 255 alone is read as 0 and 1, the
+    usual way of showing a binary mask. Colour pictures whose three channels agree are read as grey.
+
+    Raises:
+        LabelError: real colours, interpolated values, or values outside the classes.
+        DataError: damaged, larger than the memory limit, or of several frames.
+    """
+    path = Path(path)
+    with _opened(path) as image:
+        if image.mode in ("LA", "RGBA"):
+            image = _without_alpha(path, image)
+        if image.mode == "P" or image.mode in _GREY_MODES:
+            values = np.asarray(image)
+        elif image.mode == "RGB":
+            values = _grey_of_rgb(path, np.asarray(image))
+        else:
+            raise LabelError(
+                f"{path}: colour mode {image.mode} found; a grey or palette picture of label values is needed."
+            )
+    if num_classes == 2 and values.dtype.kind in "iu" and _is_0_255(values):
+        values = values // 255
+    return integer_labels(path, values, num_classes)
+
+
+def mask_values(path: str | os.PathLike[str]) -> np.ndarray:
+    """The distinct values that a mask file holds, sorted, 0/255 not yet turned into 0/1."""
+    return np.unique(read_mask(path))
+
+
+def channel_names(num_channels: int) -> tuple[str, ...]:
+    """What the channels of a picture are called: grey, or red, green and blue."""
+    return _CHANNEL_NAMES.get(num_channels) or tuple(f"channel_{i}" for i in range(num_channels))
+
+
+def num_channels_of(path: str | os.PathLike[str]) -> int:
+    """1 or 3: the channels that `read_image` gives, from the file's header alone."""
+    with _opened(Path(path)) as image:
+        return 1 if image.mode in (*_GREY_MODES, "LA") else 3
+
+
+def meta_of(path: str | os.PathLike[str], *, case: str) -> Meta:
+    """The meta of a picture: no spacing is known, so 1.0 stands for a pixel."""
+    return {
+        "case": case,
+        "path": str(path),
+        "spacing": (1.0, 1.0),
+        "spacing_known": False,
+        "affine": None,
+        "file": None,
+    }
+
+
+def write_mask(path: str | os.PathLike[str], labels: np.ndarray) -> None:
+    """Write label values [H, W] as a grey PNG (8 bit, or 16 above 255), whole or not at all."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"{path}: a name that ends in .png is needed to write a mask.")
+    values = integer_labels(path, np.asarray(labels), 1 << 16)
+    if values.ndim != 2:
+        raise ConfigError(f"{path}: labels of shape {values.shape} given; [H, W] is needed for a picture.")
+    with atomic_path(path) as partial:
+        Image.fromarray(values.astype(np.uint8 if values.max(initial=0) < 256 else np.uint16)).save(partial)
+
+
+def _is_0_255(values: np.ndarray) -> bool:
+    return int(values.max(initial=0)) == 255 and bool(np.isin(values, (0, 255)).all())
+
+
+def _without_alpha(path: Path, image: Image.Image) -> Image.Image:
+    alpha = np.asarray(image.getchannel("A"))
+    if int(alpha.min(initial=255)) < 255:
+        raise DataError(
+            f"{path}: {int((alpha < 255).sum())} pixels are transparent, so their value is undecided; an "
+            "opaque picture is needed. Flatten the file onto a background."
+        )
+    return image.convert({"LA": "L", "PA": "RGB", "RGBA": "RGB"}[image.mode])
+
+
+def _grey_of_rgb(path: Path, rgb: np.ndarray) -> np.ndarray:
+    if (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all():
+        return rgb[..., 0]
+    colours, counts = np.unique(rgb.reshape(-1, 3), axis=0, return_counts=True)
+    most = np.argsort(counts)[::-1][:6]
+    shown = ", ".join(f"({','.join(str(int(v)) for v in colours[i])})" for i in most)
+    raise LabelError(
+        f"{path}: a mask in {len(colours)} colours found ({shown}{', ...' if len(colours) > 6 else ''}); label values "
+        "0, 1, 2, ... are needed, and which colour is which class cannot be guessed. Save the mask as a grey or "
+        "palette picture of class numbers."
+    )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The decoded picture; every way in which Pillow fails on a damaged file becomes one `DataError`."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(path)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: the header claims too many pixels ({error}). Cut the picture into tiles.") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: this is no picture that can be read, or it is damaged ({error}).") from error
+    with image:
+        num_frames = getattr(image, "n_frames", 1)
+        if num_frames > 1:
+            raise DataError(f"{path}: {num_frames} frames found, one is needed. Save each as a file, or all as NIfTI.")
+        width, height = image.size
+        require_memory(path, width * height * 4 * max(1, len(image.getbands())), f"{height} x {width} pixels")
+        try:
+            image.load()
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise DataError(
+                f"{path}: the picture is cut off or damaged ({error}). Copy or download it again."
+            ) from error
+        yield image

@@ -1,0 +1,72 @@
+"""The vocabulary of the datasets: what a file on disk becomes.
+
+Axis letters: C channel, D axial slice, H row, W column. A volume is in canonical orientation: D grows to the patient's
+superior, H to the anterior, W to the right. A photograph keeps its own rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class FileGeometry:
+    """How a NIfTI file lays its voxels: all that is needed to write an array back exactly as the file had it.
+
+    header: the file's own header bytes (348 of NIfTI-1, 540 of NIfTI-2), with its sform, qform and their codes.
+    shape: the spatial shape in the file's axis order, as many axes as the file has (2 or 3).
+    affine: float64 [4, 4], voxel (i, j, k) of the file to millimetres (RAS+).
+    orientation: per file axis, (canonical axis, +1 or -1), as nibabel's `io_orientation` says it.
+    """
+
+    header: bytes
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    orientation: tuple[tuple[int, int], ...]
+
+
+class Meta(TypedDict):
+    """What travels with the pixels and returns with the prediction."""
+
+    case: str
+    path: str  # the (first) image file
+    spacing: tuple[float, ...]  # mm between voxel centres, in the array's axis order: (D, H, W) or (H, W)
+    spacing_known: bool  # False: the file states no spacing, the 1.0s are a pixel grid and not millimetres
+    affine: np.ndarray | None  # float64 [4, 4]: (d, h, w) index of `image` to millimetres (RAS+); None for photographs
+    file: FileGeometry | None  # the file's own axis order; None for photographs
+
+
+class Sample(TypedDict):
+    """One case. `mask` is absent when the case has no labels."""
+
+    image: np.ndarray  # float32 [C, H, W] or [C, D, H, W], in the file's own units: nothing is normalised here
+    meta: Meta
+    mask: NotRequired[np.ndarray]  # int64 [H, W] or [D, H, W], values in 0 .. len(classes) - 1
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a dataset says of itself: `classes[v]` names label value v, `channels[c]` names image channel c."""
+
+    classes: tuple[str, ...]
+    channels: tuple[str, ...]
+    spatial_dims: int  # 2: [C, H, W] samples; 3: [C, D, H, W] samples
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where one case lies on disk. `images` holds one file per channel, or one file that holds every channel.
+
+    `info`, when given, is what `load` checks the files against: the number of channels and the label values.
+    """
+
+    case: str
+    images: tuple[Path, ...]
+    mask: Path | None = None
+    info: DatasetInfo | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)

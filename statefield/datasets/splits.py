@@ -1,0 +1,105 @@
+"""Which case goes where, when a dataset has no official split: decided by the case's name and a seed, nothing else.
+
+A case is ranked by the SHA-256 of `seed:group`, so the split is the same on every machine and in every Python, and
+does not depend on the order in which a folder is listed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from statefield.errors import ConfigError
+
+Split = Literal["train", "val", "test", "unlabelled"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test", "unlabelled")
+FRACTIONS = (0.7, 0.1, 0.2)  # train, val, test
+
+
+def split_cases(
+    cases: Sequence[str],
+    *,
+    fractions: tuple[float, float, float] = FRACTIONS,
+    seed: int = 0,
+    group_of: Callable[[str], str] = str,
+) -> dict[Split, list[str]]:
+    """Divide `cases` into train, val and test, whole groups at a time; each list is sorted by name.
+
+    Args:
+        cases: distinct case names.
+        fractions: shares of train, val and test; non-negative, summing to 1. A share above 0 gets at least one group
+            while there are groups enough (train first, then test, then val).
+        seed: another seed, another split.
+        group_of: the patient (or scanner, or site) of a case; cases of one group are never in two splits.
+
+    Raises:
+        ConfigError: fractions that are negative or do not sum to 1, or a case named twice.
+
+    >>> {name: len(part) for name, part in split_cases([f"case_{i}" for i in range(20)]).items()}
+    {'train': 14, 'val': 2, 'test': 4}
+    """
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ConfigError(
+            f"split fractions {fractions} cannot work: give three shares >= 0 (train, val, test) of sum 1."
+        )
+    if len(set(cases)) != len(cases):
+        twice = sorted({case for case in cases if list(cases).count(case) > 1})
+        raise ConfigError(f"cases named twice: {', '.join(twice[:5])}: each case needs a name of its own.")
+    groups: dict[str, list[str]] = {}
+    for case in cases:
+        groups.setdefault(group_of(case), []).append(case)
+    ranked = sorted(groups, key=lambda group: (_rank(group, seed), group))
+    num_train, num_val, num_test = _counts(len(ranked), fractions)
+    parts: dict[Split, list[str]] = {
+        "train": ranked[:num_train],
+        "val": ranked[num_train : num_train + num_val],
+        "test": ranked[num_train + num_val : num_train + num_val + num_test],
+    }
+    return {name: sorted(case for group in part for case in groups[group]) for name, part in parts.items()}
+
+
+def grouped_by(pattern: str) -> Callable[[str], str]:
+    """A `group_of` that takes the first group of a regular expression found in the case's name; "" keeps cases single.
+
+    Raises `ConfigError` for a pattern without a group, or (when called) for a case in which it is not found.
+
+    >>> grouped_by(r"(patient\\d+)")("patient003_frame15")
+    'patient003'
+    """
+    if not pattern:
+        return str
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"group_pattern {pattern!r} is no regular expression: {error}.") from error
+    if compiled.groups < 1:
+        raise ConfigError(f"group_pattern {pattern!r} has no group in brackets that would name the patient.")
+
+    def group_of(case: str) -> str:
+        match = compiled.search(case)
+        if match is None or match.group(1) is None:
+            raise ConfigError(f"group_pattern {pattern!r} is not found in the case name {case!r}.")
+        return match.group(1)
+
+    return group_of
+
+
+def _rank(group: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()
+
+
+def _counts(num_groups: int, fractions: tuple[float, float, float]) -> tuple[int, int, int]:
+    """Whole numbers of groups that sum to `num_groups`: largest remainders, and no empty part while avoidable."""
+    exact = [share * num_groups for share in fractions]
+    counts = [int(value + 1e-9) for value in exact]
+    for index in sorted(range(3), key=lambda i: counts[i] - exact[i])[: num_groups - sum(counts)]:
+        counts[index] += 1
+    for index in (0, 2, 1):
+        if fractions[index] > 0 and counts[index] == 0:
+            donor = max(range(3), key=lambda i: counts[i])
+            if counts[donor] > 1:
+                counts[donor] -= 1
+                counts[index] += 1
+    return counts[0], counts[1], counts[2]
