@@ -61,7 +61,9 @@ class Operator:
         """Why `implementation` cannot run on tensors of device type `device`; empty when it can."""
         if implementation not in self.homes:
             return f"{self.name} has no {implementation} implementation"
-        return _CONDITIONS[implementation](self.homes[implementation], device)
+        if importlib.util.find_spec(self.homes[implementation]) is None:
+            return f"{self.homes[implementation]} is missing from this installation"
+        return _CONDITIONS[implementation](device)
 
     def choice(self, device: str) -> str:
         """The name of the implementation that serves tensors of device type `device` ("cpu", "cuda").
@@ -152,27 +154,25 @@ def implementations() -> list[KernelRow]:
     return rows
 
 
-def _anywhere(home: str, device: str) -> str:
+def _anywhere(device: str) -> str:
     return ""
 
 
-def _native(home: str, device: str) -> str:
+def _native(device: str) -> str:
     return native.unavailable() if device == "cpu" else f"the native kernels run on cpu tensors, not on {device}"
 
 
-def _triton(home: str, device: str) -> str:
+def _triton(device: str) -> str:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         return "triton kernels run on GPUs (on CPU tensors only under TRITON_INTERPRET=1)"
-    if importlib.util.find_spec(home) is None:
-        return f"{home} is missing from this installation"
     if device != "cpu" and not torch.cuda.is_available():
         return "no CUDA device is visible to torch"
     return ""
 
 
-_CONDITIONS: dict[str, Callable[[str, str], str]] = {
+_CONDITIONS: dict[str, Callable[[str], str]] = {
     "reference": _anywhere,
     "chunked": _anywhere,
     "native": _native,
