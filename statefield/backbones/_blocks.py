@@ -1,0 +1,93 @@
+"""Parts that several backbones share. Between blocks, maps are channels-last: [B, H, W, C]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ConvNorm(nn.Sequential):
+    """A convolution over [B, C, H, W], then BatchNorm and ReLU where asked; sub-modules `conv`, `norm`, `act`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        norm: bool = True,
+        act: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=dilation * (kernel_size // 2),
+            dilation=dilation,
+            groups=groups,
+            bias=bias,
+        )
+        if norm:
+            self.norm = nn.BatchNorm2d(out_channels)
+        if act:
+            self.act = nn.ReLU()
+
+
+class DepthwiseConv(nn.Conv2d):
+    """A 3 x 3 depthwise convolution with zero padding and bias, [B, H, W, C] -> [B, H, W, C].
+
+    The permutations are views: a channels-last map is what torch calls the channels_last memory format.
+    """
+
+    def __init__(self, channels: int, kernel_size: int = 3) -> None:
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def split_phases(x: Tensor, dilation: int) -> Tensor:
+    """Deal a map out to its `dilation`^2 interleaved sub-grids: [B, H, W, C] -> [B d d, ceil(H/d), ceil(W/d), C].
+
+    A stage that runs on the sub-grids computes on each what it would compute after subsampling by `dilation`: the
+    algorithme à trous, for scans and padding as well as for convolutions. Sides that `dilation` does not divide are
+    extended by their last row or column; sub-grid 0 never holds an extended row or column.
+
+    >>> split_phases(torch.arange(5.0).reshape(1, 1, 5, 1), 2)[:, 0, :, 0]
+    tensor([[0., 2., 4.],
+            [1., 3., 4.],
+            [0., 2., 4.],
+            [1., 3., 4.]])
+    """
+    batch, height, width, channels = x.shape
+    below, right = -height % dilation, -width % dilation
+    x = functional.pad(x.permute(0, 3, 1, 2), (0, right, 0, below), mode="replicate").permute(0, 2, 3, 1)
+    rows, columns = (height + below) // dilation, (width + right) // dilation
+    x = x.reshape(batch, rows, dilation, columns, dilation, channels).permute(0, 2, 4, 1, 3, 5)
+    return x.reshape(batch * dilation * dilation, rows, columns, channels)
+
+
+def merge_phases(x: Tensor, dilation: int, height: int, width: int) -> Tensor:
+    """Undo `split_phases`: [B d d, h, w, C] -> [B, height, width, C]; what was extended is cut off again."""
+    _, rows, columns, channels = x.shape
+    x = x.reshape(-1, dilation, dilation, rows, columns, channels).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(-1, rows * dilation, columns * dilation, channels)[:, :height, :width].contiguous()
+
+
+def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
+    """Stochastic depth per block, rising linearly from 0 at the first block of all to `rate` at the last one."""
+    total = sum(depths)
+    rising = iter([rate * index / max(total - 1, 1) for index in range(total)])
+    return [[next(rising) for _ in range(depth)] for depth in depths]
+
+
+def inverse_softplus(x: Tensor) -> Tensor:
+    """y with softplus(y) = x, for x > 0."""
+    return x + torch.log(-torch.expm1(-x))

@@ -1,0 +1,191 @@
+"""Opening weight files that strangers made: what a file claims is checked before anything is built from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from statefield.errors import CheckpointError
+
+CONTAINERS = ("model", "state_dict", "model_ema")  # in the order of preference
+MAX_HEADER_BYTES = 16 * 2**20  # a thousand tensors take about 100 kB
+_WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
+_DENSE_PREFIX = "backbone."  # how detection and segmentation toolboxes store an encoder beside its heads
+
+
+class _InertMapping:
+    """Stands in for a dict-like settings class: an OrderedDict, which the unpickler fills without running code."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict()
+
+
+class _InertObject:
+    """Stands in for any other object that is not weights: takes whatever it is built from, and keeps none of it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+# Training scripts store their settings and scores beside the weights. The unpickler may meet these names and no others;
+# each becomes an inert stand-in, so no code of theirs runs and none of them needs to be installed.
+_STAND_INS = [
+    *((_InertMapping, name) for name in ("yacs.config.CfgNode", "mmengine.config.config.ConfigDict")),
+    *(
+        (_InertObject, name)
+        for name in (
+            "argparse.Namespace",
+            "mmengine.logging.history_buffer.HistoryBuffer",
+            "pathlib.PosixPath",
+            "pathlib._local.PosixPath",
+            "numpy.core.multiarray.scalar",
+            "numpy._core.multiarray.scalar",
+            "numpy.core.multiarray._reconstruct",
+            "numpy._core.multiarray._reconstruct",
+            "numpy.ndarray",
+            "numpy.dtype",
+        )
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    Attributes:
+        entries: the backbone's tensors by name, without the prefixes of wrappers.
+        container: the dict of the file that they were in, "" for none.
+        beside: names of the heads that a detection or segmentation toolbox stored beside `backbone.`.
+        metadata: a safetensors file's own notes.
+    """
+
+    entries: dict[str, Tensor]
+    container: str = ""
+    beside: tuple[str, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def read_checkpoint(path: str | os.PathLike[str], container: str | None = None) -> Checkpoint:
+    """The tensors of a .safetensors or PyTorch file, on the CPU, without running code from it.
+
+    Args:
+        container: the dict of a PyTorch file to read; by default the first of `CONTAINERS` that is there, or the
+            whole file where it is a plain state dict.
+
+    Raises:
+        CheckpointError: no such file; truncated; more than weights in it; no tensors in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint file {path}: check the path.")
+    if path.suffix == ".safetensors":
+        entries, metadata = _read_safetensors(path)
+        return Checkpoint(entries, metadata=metadata)
+    tensors, found = _unwrap(_read_pickle(path), container, path)
+    entries, beside = _backbone_alone(_strip_wrappers(tensors))
+    return Checkpoint(entries, found, beside)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        if size < 8 or header_bytes > min(size - 8, MAX_HEADER_BYTES):
+            raise CheckpointError(
+                f"{path} is not a whole safetensors file: its header claims {header_bytes} bytes, the file has {size} "
+                f"(headers above {MAX_HEADER_BYTES} bytes are refused); fetch or convert it again."
+            )
+        _check_header(file.read(header_bytes), path)
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged: {error}; fetch or convert it again.") from None
+
+
+def _check_header(header: bytes, path: Path) -> None:
+    try:
+        described = json.loads(header)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} has an unreadable header ({error}); fetch or convert it again.") from None
+    if not isinstance(described, dict):
+        raise CheckpointError(f"{path} has a header that describes no tensors; fetch or convert it again.")
+
+
+def _read_pickle(path: Path) -> Any:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            packed = [item.filename for item in archive.infolist() if item.compress_type != zipfile.ZIP_STORED]
+        if packed:  # torch.save stores plainly; compressed records can unpack to any size
+            raise CheckpointError(
+                f"{path} holds compressed records ({packed[0]}), which torch.save never writes: refused."
+            )
+    try:
+        with torch.serialization.safe_globals(_STAND_INS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than weights, and opening it could run code, so it was not opened: "
+            f"{_refused_part(error)}. Ask its publisher for a file of tensors only (safetensors)."
+        ) from None
+    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        reason = str(error).split(". ")[0].splitlines() or ["it ends too early"]
+        raise CheckpointError(f"{path} is not a whole PyTorch file: {reason[0]}. Fetch it again.") from None
+
+
+def _refused_part(error: Exception) -> str:
+    """The name that torch's unpickler refused, out of its long advice (which includes how to switch the check off)."""
+    name = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f"it asks for {name[1]}" if name else "it is no pickle of plain tensors"
+
+
+def _unwrap(stored: Any, container: str | None, path: Path) -> tuple[dict[str, Tensor], str]:
+    found = ""
+    if isinstance(stored, Mapping):
+        held = [name for name in CONTAINERS if isinstance(stored.get(name), Mapping) and stored[name]]
+        if container is not None and container not in held:
+            raise CheckpointError(
+                f"{path} has no container {container!r}; it has {held or 'none: it is one state dict'}."
+            )
+        if held:
+            found = container or held[0]
+            stored = stored[found]
+    tensors = {}
+    if isinstance(stored, Mapping):
+        tensors = {str(key): value for key, value in stored.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(
+            f"{path} holds no state dict: a dict of tensors, or one under {', '.join(CONTAINERS)}, is needed."
+        )
+    return tensors, found
+
+
+def _strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    names = list(tensors)
+    for prefix in (*_WRAPPERS, *_WRAPPERS):  # either may stand outside the other
+        if all(name.startswith(prefix) for name in names):
+            names = [name.removeprefix(prefix) for name in names]
+    return dict(zip(names, tensors.values(), strict=True))
+
+
+def _backbone_alone(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    inside = {
+        name.removeprefix(_DENSE_PREFIX): value for name, value in tensors.items() if name.startswith(_DENSE_PREFIX)
+    }
+    if not inside:
+        return tensors, ()
+    return inside, tuple(name for name in tensors if not name.startswith(_DENSE_PREFIX))

@@ -1,0 +1,121 @@
+"""Token mixers: how a block exchanges information between pixels.
+
+Symbols   B batch · H, W map · C channels of the block · E = expand C inner channels · N states a channel
+          R rank of the step size · K dilations of the fusion
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from statefield.backbones._blocks import DepthwiseConv, inverse_softplus
+from statefield.backbones._composition import structure_aware_scan
+
+STEP_RANGE = (1e-3, 1e-1)  # the interval that initial step sizes are drawn from, log-uniformly (Mamba)
+SMALLEST_STEP = 1e-4
+
+
+class StateFusion(nn.Module):
+    """The weights of Spatial-Mamba's fusion: three depthwise 3 x 3 kernels at dilations 1, 3, 5, weighted by alpha.
+
+    It holds parameters and computes nothing: `StructureAwareMixer` hands them to the operator afresh at every call,
+    so no merged kernel can go stale when the weights change.
+    """
+
+    DILATIONS = (1, 3, 5)
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.kernel_d1 = nn.Parameter(torch.ones(channels, 1, 3, 3))
+        self.kernel_d3 = nn.Parameter(torch.ones(channels, 1, 3, 3))
+        self.kernel_d5 = nn.Parameter(torch.ones(channels, 1, 3, 3))
+        self.alpha = nn.Parameter(torch.ones(len(self.DILATIONS)))
+
+    def weight(self) -> Tensor:
+        """The kernels as the operator takes them, [K, E, 3, 3]."""
+        return torch.stack((self.kernel_d1, self.kernel_d3, self.kernel_d5)).squeeze(2)
+
+
+class ScanInputs(NamedTuple):
+    """What the selective scan of one map takes, beside the parameters of the mixer."""
+
+    u: Tensor  # [B, H, W, E]
+    delta: Tensor  # [B, H, W, E], before bias and softplus
+    B: Tensor  # [B, H, W, N]
+    C: Tensor  # [B, H, W, N]
+
+
+class StructureAwareMixer(nn.Module):
+    """Spatial-Mamba's mixer: one raster scan whose states exchange with their neighbours before they are read out.
+
+        h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t      row by row, left to right
+        f   = sum_k alpha_k DW(h; kernel_k, dilation_k)     replicate padding
+        y   = sum_n C_n f_n + D u
+
+    Args:
+        channels: C. d_state: N, any number from 1. expand: E / C. dt_rank: R, by default ceil(C / 16).
+
+    Shape: [B, H, W, C] -> [B, H, W, C], any H and W.
+    Source: Spatial-Mamba (arXiv 2410.15091), section 4.
+    """
+
+    def __init__(
+        self, channels: int, *, d_state: int = 1, expand: float = 2.0, d_conv: int = 3, dt_rank: int | None = None
+    ) -> None:
+        super().__init__()
+        inner = int(expand * channels)
+        self.d_state = d_state
+        self.dt_rank = math.ceil(channels / 16) if dt_rank is None else dt_rank
+        self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
+        self.conv = DepthwiseConv(inner, d_conv)
+        self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, inner, bias=False)
+        self.dt_bias = nn.Parameter(torch.empty(inner))
+        self.A_log = nn.Parameter(torch.empty(inner, d_state))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.fusion = StateFusion(inner)
+        self.out_norm = nn.LayerNorm(inner)
+        self.out_proj = nn.Linear(inner, channels, bias=False)
+        self.reset_ssm_parameters()
+
+    def reset_ssm_parameters(self) -> None:
+        """Initial values of what drives the recurrence; the other layers follow the model's rule."""
+        nn.init.kaiming_uniform_(self.x_proj.weight, a=math.sqrt(5))
+        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        low, high = (math.log(step) for step in STEP_RANGE)
+        with torch.no_grad():
+            step = torch.empty_like(self.dt_bias).uniform_(low, high).exp().clamp(min=SMALLEST_STEP)
+            self.dt_bias.copy_(inverse_softplus(step))
+            self.A_log.copy_(torch.arange(1, self.d_state + 1, device=self.A_log.device).log().expand_as(self.A_log))
+
+    def scan_inputs(self, x: Tensor) -> ScanInputs:
+        """From the map's own half of the inner projection, [B, H, W, E], to what is scanned."""
+        u = functional.silu(self.conv(x))
+        step, B, C = self.x_proj(u).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
+        return ScanInputs(u, self.dt_proj(step), B, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, gate = self.in_proj(x).chunk(2, dim=-1)
+        u, delta, B, C = self.scan_inputs(x)
+        y = structure_aware_scan(
+            u,
+            delta,
+            self.decay(),
+            B,
+            C,
+            self.D,
+            self.fusion.weight(),
+            self.fusion.alpha,
+            self.dt_bias,
+            dilations=StateFusion.DILATIONS,
+        )
+        return self.out_proj(self.out_norm(y) * functional.silu(gate))
+
+    def decay(self) -> Tensor:
+        """A = -exp(A_log), [E, N], always float32."""
+        return -torch.exp(self.A_log.float())

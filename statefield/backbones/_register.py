@@ -1,0 +1,104 @@
+"""One door into timm's registry: it checks a name before timm sees it, and keeps what timm has no field for.
+
+timm only warns when a name is registered twice, and forgets the first model; here that is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+from timm.models import build_model_with_cfg
+from timm.models import register_model as register_in_timm
+from torch import nn
+
+from statefield.errors import CheckpointError, ConfigError
+from statefield.registry import Registry
+
+# segmentation_models_pytorch treats names with these substrings, or these beginnings, in special ways.
+_FORBIDDEN_PARTS = ("tresnet", "dla")
+_FORBIDDEN_BEGINNINGS = ("regnet", "res2", "resnest", "mobilenetv3", "gernet")
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What is known of one backbone besides its code.
+
+    Attributes:
+        family: the module that defines it, in the paper's spelling ("Spatial-Mamba").
+        origin: "paper" where the configuration is the authors', "statefield" where it is ours.
+        published_top1: the authors' ImageNet-1K top-1 accuracy in percent at 224 x 224, None where none is published.
+        weights_license: licence of the authors' weight files, None where we could not verify one.
+        source: where the authors publish code and weights.
+        paper: the paper that describes it.
+    """
+
+    family: str
+    origin: str
+    published_top1: float | None
+    weights_license: str | None
+    source: str
+    paper: str
+
+
+BACKBONES: Registry[BackboneInfo] = Registry("backbone")
+
+
+def register_backbone(info: BackboneInfo) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """A decorator for a timm entry function: files it in timm and in `BACKBONES` under the function's name.
+
+    The function's module must hold `default_cfgs` above it, with that name as a key.
+
+    Raises:
+        ConfigError: the name is taken in timm, or is one that segmentation_models_pytorch would treat specially.
+    """
+
+    def file(entry: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        name = entry.__name__
+        check_backbone_name(name)
+        BACKBONES.register(name)(info)
+        return register_in_timm(entry)
+
+    return file
+
+
+def check_backbone_name(name: str) -> None:
+    """`ConfigError` unless `name` is free in timm and plain to segmentation_models_pytorch."""
+    if any(part in name for part in _FORBIDDEN_PARTS) or name.startswith(_FORBIDDEN_BEGINNINGS):
+        raise ConfigError(
+            f"the backbone name {name!r} will not do: segmentation_models_pytorch rewires names that contain "
+            f"{' or '.join(_FORBIDDEN_PARTS)} or begin with {', '.join(_FORBIDDEN_BEGINNINGS)}; choose another."
+        )
+    if timm.is_model(name):
+        raise ConfigError(f"timm already has a model named {name!r}: choose another name, or use timm's.")
+
+
+def build_backbone(
+    model_cls: Callable[..., nn.Module],
+    name: str,
+    pretrained: bool,
+    filter_fn: Callable[[dict[str, Any], nn.Module], dict[str, Any]],
+    **kwargs: Any,
+) -> nn.Module:
+    """Build through timm, so that `features_only`, `out_indices` and `pretrained_cfg_overlay` mean what they do there.
+
+    Four-stage backbones answer `features_only=True` without `out_indices` by all four maps, taken from inside the
+    whole model ("getter"): timm's default wrapper rebuilds a net from its children and loses what `forward` does.
+    """
+    overlay = kwargs.get("pretrained_cfg_overlay") or {}
+    if pretrained and not any(overlay.get(key) for key in ("file", "url", "hf_hub_id", "state_dict")):
+        raise CheckpointError(
+            f"{name} has no weights that could be downloaded by name. Build it with pretrained=False (in "
+            f"segmentation_models_pytorch: encoder_weights=None); its authors' files are at {BACKBONES[name].source}: "
+            f"`statefield convert FILE OUT.safetensors --model {name}`, then statefield.load_checkpoint(model, OUT)."
+        )
+    return build_model_with_cfg(
+        model_cls,
+        name,
+        pretrained,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        pretrained_filter_fn=filter_fn,
+        **kwargs,
+    )
