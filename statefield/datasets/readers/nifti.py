@@ -236,7 +236,8 @@ def _canonical(path: Path, header: NiftiHeader, values: np.ndarray) -> Volume:
     mm_per_unit = _MM_PER_UNIT.get(int(header["xyzt_units"]) % 8, 1.0)
     affine_dhw[:3] *= mm_per_unit
     array = turned.transpose(*range(3, turned.ndim), 2, 1, 0)
-    d_mm, h_mm, w_mm = (float(length) for length in np.linalg.norm(affine_dhw[:3, :3], axis=0))
+    # rounded to a nanometre: headers hold float32, in which 0.8 mm is 0.800000012
+    d_mm, h_mm, w_mm = (round(float(length), 6) for length in np.linalg.norm(affine_dhw[:3, :3], axis=0))
     num_axes = min(3, max(2, int(header["dim"][0])))
     geometry = FileGeometry(
         header=bytes(header.binaryblock),
