@@ -8,7 +8,7 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class _InertObject:
 
 # Training scripts store their settings and scores beside the weights. The unpickler may meet these names and no others;
 # each becomes an inert stand-in, so no code of theirs runs and none of them needs to be installed.
-_STAND_INS = [
+_STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     *((_InertMapping, name) for name in ("yacs.config.CfgNode", "mmengine.config.config.ConfigDict")),
     *(
         (_InertObject, name)

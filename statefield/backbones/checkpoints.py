@@ -26,6 +26,8 @@ from statefield.errors import CheckpointError
 
 _logger = logging.getLogger(__name__)
 
+FilterFn = Callable[[dict[str, Any], nn.Module], dict[str, Any]]
+
 _ENDS = ("norm", "head", "feature_norms")  # the parts that forms of one backbone differ in
 
 
@@ -103,11 +105,19 @@ def load_checkpoint(
 
 
 def load_entries(
-    model: nn.Module, entries: Mapping[str, Tensor], *, source: str, fresh: tuple[str, ...] = ()
+    model: nn.Module,
+    entries: Mapping[str, Tensor],
+    *,
+    source: str,
+    fresh: tuple[str, ...] = (),
+    filter_fn: FilterFn | None = None,
 ) -> LoadReport:
-    """`load_checkpoint` for entries that are in memory already, under the authors' names or ours."""
+    """`load_checkpoint` for entries that are in memory already, under the authors' names or ours.
+
+    `filter_fn` renames them; by default the one of the family that the model belongs to.
+    """
     target = backbone_of(model)
-    incoming, adapted = _with_adapted_input(target, family_filter(target)(dict(entries), target))
+    incoming, adapted = _with_adapted_input(target, (filter_fn or family_filter(target))(dict(entries), target))
     report, accepted = _compare(target, incoming, source, fresh)
     report = replace(report, adapted=adapted)
     if not report.fits:
@@ -121,7 +131,7 @@ def backbone_of(model: nn.Module) -> nn.Module:
     return model.model if isinstance(model, FeatureGetterNet) else model
 
 
-def family_filter(model: nn.Module) -> Callable[[dict[str, Any], nn.Module], dict[str, Any]]:
+def family_filter(model: nn.Module) -> FilterFn:
     """The `checkpoint_filter_fn` of the module that defines the model's class; the identity where it has none."""
     home = sys.modules[type(model).__module__]
     return getattr(home, "checkpoint_filter_fn", lambda entries, _: entries)
@@ -133,7 +143,9 @@ def _compare(
     own = target.state_dict()
     pruned = tuple(getattr(target, "pruned_parts", ()))
     accepted: dict[str, Tensor] = {}
-    set_aside, unexpected, mismatched = [], [], []
+    set_aside: list[str] = []
+    unexpected: list[str] = []
+    mismatched: list[str] = []
     for name, value in incoming.items():
         if _is_within(name, fresh):
             continue
@@ -162,11 +174,10 @@ def _is_within(name: str, parts: tuple[str, ...]) -> bool:
 
 def _with_adapted_input(target: nn.Module, incoming: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Fit the first convolution to the model's image channels, as timm does: summed for one, cycled for more."""
-    first = (getattr(target, "pretrained_cfg", None) or {}).get("first_conv")
-    if not first or f"{first}.weight" not in incoming:
+    name = f"{_pretrained_cfg(target).get('first_conv')}.weight"
+    if name not in incoming:
         return incoming, ()
-    name = f"{first}.weight"
-    theirs, ours = incoming[name], target.get_submodule(first).weight
+    theirs, ours = incoming[name], target.get_parameter(name)
     fits_but_channels = theirs.ndim == ours.ndim == 4 and theirs[:, :1].shape == ours[:, :1].shape
     if not fits_but_channels or theirs.shape[1] == ours.shape[1] or theirs.shape[1] != 3:
         return incoming, ()
@@ -178,7 +189,7 @@ def _misfit(
     report: LoadReport, target: nn.Module, incoming: Mapping[str, Tensor], entries: Mapping[str, Tensor]
 ) -> str:
     """The one paragraph for a file that does not fit: what it holds, what is needed, what to do."""
-    name = (getattr(target, "pretrained_cfg", None) or {}).get("architecture") or type(target).__name__
+    name = _pretrained_cfg(target).get("architecture") or type(target).__name__
     groups = (
         ("missing", report.missing),
         ("unexpected", report.unexpected),
@@ -220,7 +231,7 @@ def fitting_models(entries: Mapping[str, Tensor]) -> list[str]:
         with torch.device("meta"):
             candidate = timm.create_model(name, num_classes=0)
         theirs = family_filter(candidate)(dict(entries), candidate)
-        first = f"{candidate.pretrained_cfg['first_conv']}.weight"  # takes any number of image channels
+        first = f"{_pretrained_cfg(candidate)['first_conv']}.weight"  # takes any number of image channels
         if _body(theirs, first) == _body(candidate.state_dict(), first):
             found.append(name)
     return found
@@ -228,6 +239,11 @@ def fitting_models(entries: Mapping[str, Tensor]) -> list[str]:
 
 def _body(entries: Mapping[str, Tensor], first: str) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in entries.items() if name != first and not _is_within(name, _ENDS)}
+
+
+def _pretrained_cfg(model: nn.Module) -> dict[str, Any]:
+    cfg = getattr(model, "pretrained_cfg", None)
+    return cfg if isinstance(cfg, dict) else {}
 
 
 def _size(entries: Mapping[str, Tensor]) -> str:

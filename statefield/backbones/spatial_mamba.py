@@ -194,8 +194,9 @@ class SpatialMamba(nn.Module):
             ]
             self.stages.append(Stage(downsample, blocks, dilation))
             self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"stages.{index}"})
-        self.feature_norms = nn.ModuleList(nn.LayerNorm(channels) for channels in dims) if feature_norms else None
-        self.norm = nn.LayerNorm(self.num_features)
+        norms: list[nn.Module] = [nn.LayerNorm(channels) for channels in dims]
+        self.feature_norms = nn.ModuleList(norms) if feature_norms else None
+        self.norm: nn.Module = nn.LayerNorm(self.num_features)
         self.head = ClassifierHead(
             self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=self.output_fmt
         )
@@ -239,6 +240,7 @@ class SpatialMamba(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute blocks in the backward pass instead of keeping their activations."""
         for stage in self.stages:
+            assert isinstance(stage, Stage)
             stage.grad_checkpointing = enable
 
     @torch.jit.ignore
@@ -253,7 +255,7 @@ class SpatialMamba(nn.Module):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: int | Sequence[int] | None = None,
+        indices: int | list[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
@@ -287,7 +289,7 @@ class SpatialMamba(nn.Module):
         return self.norm(x), intermediates
 
     def prune_intermediate_layers(
-        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove what the maps at `indices` do not need; returns the indices counted from the first stage."""
         taken, last = feature_take_indices(len(self.stages), indices)

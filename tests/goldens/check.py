@@ -1,0 +1,130 @@
+#!/usr/bin/env python
+"""Compare our models and operators with what the papers' own code computed: `python check.py FILE.npz ...`
+
+Each file names a system and its arguments; systems.py maps them to ours. The official weights are loaded as a user's
+checkpoint is, strictly. One line is printed for every output and gradient, with the largest difference as a share of
+the golden's standard deviation; agreement is 1e-4 of it, or the file's `suggested_atol` where that is larger. The exit
+status is 1 when a file misses: also one that is broken, or of a system that the table does not know.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from case import BrokenGolden, Expected, GoldenCase, read_case
+from systems import BUILDERS, Built
+from torch import Tensor
+
+from statefield.backbones.checkpoints import load_entries
+from statefield.kernels import use_kernels
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One output or gradient beside the golden's."""
+
+    expected: Expected
+    error: float
+
+    @property
+    def agrees(self) -> bool:
+        return self.error <= self.expected.tolerance  # False for NaN
+
+    def line(self) -> str:
+        scale, unit = (self.expected.std, "of std") if self.expected.std > 0 else (1.0, "absolute")
+        name = f"{self.expected.label}  {self.expected.description}".strip()
+        return (
+            f"  {'ok  ' if self.agrees else 'MISS'}  {self.error / scale:.1e} {unit}, "
+            f"{self.expected.tolerance / scale:.1e} allowed  {name}"
+        )
+
+
+def compare(case: GoldenCase) -> Iterator[Comparison]:
+    """Run our counterpart of a golden and compare every output, then every gradient."""
+    built = BUILDERS[f"{case.system} {case.cls}"](case.kwargs)
+    parameters = _load(built, case)
+    with contextlib.nullcontext() if case.gradients else torch.no_grad():
+        ours = built.run(case.inputs)
+    for index, expected in enumerate(case.outputs):
+        yield Comparison(expected, expected.error(_output(ours, index, expected)))
+    if case.gradients:
+        sources = {name: _differentiable(name, case, parameters) for name in case.gradients}
+        first = _output(ours, 0, case.outputs[0])
+        gradients = torch.autograd.grad((first * case.cotangent).sum(), list(sources.values()), materialize_grads=True)
+        for name, gradient in zip(sources, gradients, strict=True):
+            yield Comparison(case.gradients[name], case.gradients[name].error(gradient))
+
+
+def _load(built: Built, case: GoldenCase) -> dict[str, Tensor]:
+    """Load the official weights; returns our parameters by their official names."""
+    if built.module is None:
+        return {}
+    ours = {key: _renamed(built, key, shape) for key, shape in case.shapes.items()}
+    kept = tuple(name for key, name in ours.items() if key not in case.weights)
+    load_entries(built.module.eval(), case.weights, source=str(case.path), fresh=kept, filter_fn=built.filter_fn)
+    parameters = dict(built.module.named_parameters())
+    return {key: parameters[name] for key, name in ours.items() if name in parameters}
+
+
+def _renamed(built: Built, key: str, shape: tuple[int, ...]) -> str:
+    if built.filter_fn is None:
+        return key
+    (name,) = built.filter_fn({key: torch.empty(shape, device="meta")}, built.module)
+    return name
+
+
+def _output(ours: dict[str, Tensor], index: int, expected: Expected) -> Tensor:
+    for name, output in ours.items():
+        if expected.description.startswith(name):
+            return output
+    if index >= len(ours):
+        raise BrokenGolden(f"{expected.label} ({expected.description}) is not among our outputs: {', '.join(ours)}")
+    return list(ours.values())[index]
+
+
+def _differentiable(name: str, case: GoldenCase, parameters: dict[str, Tensor]) -> Tensor:
+    source = case.inputs.get(name, parameters.get(name))
+    if not isinstance(source, Tensor):
+        raise BrokenGolden(f"grad.{name} is neither an input nor a parameter of ours")
+    return source
+
+
+def check_file(path: Path, debug: bool = False) -> bool:
+    """Print the comparison of one file; whether all of it agrees."""
+    print(path)
+    try:
+        case = read_case(path)
+        print(f"  {case.system} {case.cls}")
+        agreements = []
+        for comparison in compare(case):
+            print(comparison.line(), flush=True)
+            agreements.append(comparison.agrees)
+    except Exception as error:  # one bad file must not hide what the others say; it is counted and told
+        if debug:
+            traceback.print_exc()
+        print(f"  MISS  {path.name}: {type(error).__name__}: {error}")
+        return False
+    return all(agreements)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.npz")
+    parser.add_argument("--kernels", choices=("reference", "chunked", "native"), help="the implementation to check")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a file that cannot be checked")
+    options = parser.parse_args(arguments)
+    with use_kernels(options.kernels) if options.kernels else contextlib.nullcontext():
+        passed = [check_file(path, options.debug) for path in options.files]
+    print(f"{sum(passed)} of {len(passed)} files pass")
+    return 0 if all(passed) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
