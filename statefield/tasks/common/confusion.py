@@ -1,0 +1,111 @@
+"""Confusion counts, and the overlap scores that follow from them; counts add, so any partition gives the same score.
+
+For class k with TP, FP and FN counted in pixels or voxels:
+
+    Dice = 2 TP / (2 TP + FP + FN)        IoU = TP / (TP + FP + FN)
+
+Both lie in [0, 1]. Where a class is neither predicted nor present both are 0/0, which is NaN and not a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from statefield.errors import LabelError, ShapeError
+
+
+@dataclass(frozen=True, eq=False)
+class ConfusionState:
+    """counts: int64 [K, K], row = target class, column = predicted class."""
+
+    counts: np.ndarray
+
+    @classmethod
+    def empty(cls, num_classes: int) -> ConfusionState:
+        """The state before anything was observed: the zero of `+`."""
+        return cls(np.zeros((num_classes, num_classes), np.int64))
+
+    def __add__(self, other: ConfusionState) -> ConfusionState:
+        if self.counts.shape != other.counts.shape:
+            raise ShapeError(
+                f"confusion counts of {len(self.counts)} and of {len(other.counts)} classes do not add: observe with "
+                "the same number of classes."
+            )
+        return ConfusionState(self.counts + other.counts)
+
+    @property
+    def num_target(self) -> np.ndarray:
+        """int64 [K]: how many pixels are of the class."""
+        return self.counts.sum(axis=1)
+
+    @property
+    def num_predicted(self) -> np.ndarray:
+        """int64 [K]: how many pixels are predicted as the class."""
+        return self.counts.sum(axis=0)
+
+    @property
+    def dice(self) -> np.ndarray:
+        """float64 [K] in [0, 1]; NaN for a class neither present nor predicted."""
+        return _ratio(2 * np.diag(self.counts), self.num_target + self.num_predicted)
+
+    @property
+    def iou(self) -> np.ndarray:
+        """float64 [K] in [0, 1]; NaN for a class neither present nor predicted."""
+        hits = np.diag(self.counts)
+        return _ratio(hits, self.num_target + self.num_predicted - hits)
+
+
+def observe(
+    prediction: ArrayLike, target: ArrayLike, *, num_classes: int, valid: ArrayLike | None = None
+) -> ConfusionState:
+    """Count one pair of label maps.
+
+    Args:
+        prediction, target: integers 0 .. num_classes - 1, of one shape (any number of axes; CPU tensors will do).
+        valid: bool of the same shape; only True places are counted (a field of view, or all but an ignored label).
+
+    Raises:
+        ShapeError: shapes that differ.
+        LabelError: values outside the classes.
+    """
+    predicted, wanted = np.asarray(prediction), np.asarray(target)
+    if predicted.shape != wanted.shape:
+        raise ShapeError(
+            f"a prediction of shape {predicted.shape} and a target of shape {wanted.shape} given; one is needed."
+        )
+    if valid is not None:
+        places = np.asarray(valid, dtype=bool)
+        if places.shape != wanted.shape:
+            raise ShapeError(f"valid has shape {places.shape}, the label maps {wanted.shape}; one shape is needed.")
+        predicted, wanted = predicted[places], wanted[places]
+    for name, labels in (("prediction", predicted), ("target", wanted)):
+        if labels.dtype.kind not in "biu":
+            raise LabelError(
+                f"the {name} is of type {labels.dtype}; integers are needed (take the argmax of logits first)."
+            )
+        if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+            raise LabelError(
+                f"the {name} holds labels {int(labels.min())} to {int(labels.max())}; the {num_classes} classes allow "
+                f"0 to {num_classes - 1}."
+            )
+    pairs = wanted.astype(np.int64).ravel() * num_classes + predicted.astype(np.int64).ravel()
+    return ConfusionState(np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes))
+
+
+def summarise(state: ConfusionState, classes: Sequence[str]) -> dict[str, float]:
+    """`{"Dice/liver (pooled)": 0.91, "IoU/liver (pooled)": 0.84, ...}`, pooled over everything observed."""
+    if len(classes) != len(state.counts):
+        raise ShapeError(f"{len(classes)} class names given for counts of {len(state.counts)} classes.")
+    scores: dict[str, float] = {}
+    for metric, values in (("Dice", state.dice), ("IoU", state.iou)):
+        scores |= {f"{metric}/{name} (pooled)": float(value) for name, value in zip(classes, values, strict=True)}
+    return scores
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """numerator / denominator, NaN where both are 0."""
+    return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)
