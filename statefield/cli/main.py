@@ -31,7 +31,7 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("medical", "train"): Verb("statefield.cli.medical:train", "train a segmentation, then test it and write a report"),
     ("medical", "test"): Verb("statefield.cli.medical:test", "score a trained model on a split"),
     ("medical", "predict"): Verb("statefield.cli.medical:predict", "segment images or volumes with a trained model"),
-    ("medical", "evaluate"): Verb("statefield.cli.medical:evaluate", "score label files against label files"),
+    ("medical", "evaluate"): Verb("statefield.cli.medical_evaluate:evaluate", "score label files against label files"),
     ("models",): Verb("statefield.cli.models:models", "list the backbones"),
     ("routes",): Verb("statefield.cli.routes:routes", "list the scan orders, or draw one"),
     ("datasets",): Verb("statefield.cli.datasets:datasets", "list the dataset layouts that can be read"),

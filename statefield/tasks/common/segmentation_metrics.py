@@ -102,7 +102,8 @@ class SegmentationMetrics:
         """Score one case.
 
         Args:
-            prediction, target: label values [H, W] or [D, H, W] (CPU tensors will do).
+            prediction, target: label values [H, W] or [D, H, W] (CPU tensors will do). A volume of a single slice is
+                scored as the picture it is: as a volume, all of a mask would be surface.
             case: its name; a state holds each name once.
             spacing: distance between pixels in the same axis order, in `unit`.
 
@@ -122,6 +123,11 @@ class SegmentationMetrics:
             )
         values = {"Dice": confusion.dice, "IoU": confusion.iou}
         if self.distances:
+            thick = [axis for axis in range(predicted.ndim) if predicted.shape[axis] > 1]
+            if predicted.ndim == 3 and len(thick) == 2:
+                shape = tuple(predicted.shape[axis] for axis in thick)
+                predicted, wanted = predicted.reshape(shape), wanted.reshape(shape)
+                spacing = [spacing[axis] for axis in thick]
             values |= self._distance_scores(predicted, wanted, spacing)
         return SegmentationState({case: CaseScores(values, confusion)})
 

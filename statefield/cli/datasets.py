@@ -1,0 +1,65 @@
+"""`statefield datasets`: the layouts that can be read, and which of them a folder has."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from statefield.datasets import ADAPTERS, SPLITS, DatasetAdapter, DatasetInfo, mismatches, open_dataset
+from statefield.errors import DatasetLayoutError
+
+
+def datasets(argv: list[str]) -> int:
+    """The verb: without a folder it lists the layouts; with one it says which fits, what is in it, or why none does."""
+    parser = argparse.ArgumentParser(
+        prog="statefield datasets",
+        description="List the dataset layouts that can be read, or tell which one a folder has.",
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="a dataset's folder; the embedded layouts go by --layout alone"
+    )
+    parser.add_argument("--layout", default="auto", choices=["auto", *ADAPTERS], help="expect this layout")
+    arguments = parser.parse_args(argv)
+    console = Console(soft_wrap=True, highlight=False)
+    if arguments.folder is None and arguments.layout == "auto":
+        _list_layouts(console)
+        return 0
+    adapter, info = open_dataset(arguments.folder, arguments.layout)
+    _print_dataset(console, arguments.folder, adapter, info)
+    return 0
+
+
+def _list_layouts(console: Console) -> None:
+    for name, adapter in ADAPTERS.items():
+        console.print(f"[bold]{name}[/bold]{'   (embedded: needs no folder)' if adapter.embedded else ''}")
+        for line in adapter.layout.splitlines():
+            console.print(f"  {line}", markup=False)
+        console.print()
+    console.print("statefield datasets FOLDER tells which layout a folder has.")
+
+
+def _print_dataset(console: Console, root: Path | None, adapter: DatasetAdapter, info: DatasetInfo) -> None:
+    console.print(f"{root if root is not None else adapter.name}: layout [bold]{adapter.name}[/bold]")
+    console.print(f"dimensions: {info.spatial_dims}")
+    console.print(f"channels: {len(info.channels)} ({', '.join(info.channels)})", markup=False)
+    console.print(
+        f"classes: {len(info.classes)}: " + ", ".join(f"{k} {c}" for k, c in enumerate(info.classes)), markup=False
+    )
+    table = Table("split", "cases", "first", "why none")
+    for split in SPLITS:
+        try:
+            records = adapter.records(root, split)
+        except DatasetLayoutError as error:
+            reason = str(error).rsplit("has no case: ", 1)
+            if len(reason) == 1:  # a damaged layout, not merely an empty split
+                raise
+            table.add_row(split, "0", "", reason[1])
+        else:
+            table.add_row(split, str(len(records)), records[0].case, "")
+    console.print(table)
+    if root is not None:
+        others = [f"{name} ({reason})" for name, reason in mismatches(root).items() if reason is not None]
+        console.print("not: " + "; ".join(others), markup=False)

@@ -1,0 +1,190 @@
+"""`statefield medical evaluate PREDICTIONS TARGETS`: score label files against label files."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from statefield.errors import ConfigError
+from statefield.files import write_json, write_text
+from statefield.tasks.medical.evaluate import Evaluation, evaluate_folders
+
+_MOST_CASES_SHOWN = 40
+_MOST_CLASSES = 1024
+
+
+def evaluate(argv: list[str]) -> int:
+    """The verb: returns 0, or raises one of our errors."""
+    arguments = _parser().parse_args(argv)
+    screen = Console(stderr=True)
+    with Progress(
+        TextColumn("scoring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        console=screen,
+        transient=True,
+        disable=not screen.is_terminal,
+    ) as progress:
+        bar = progress.add_task("", total=None)
+        evaluation = evaluate_folders(
+            arguments.predictions,
+            arguments.targets,
+            classes=_class_names(arguments),
+            tolerance_mm=arguments.tolerance_mm,
+            spacing_mm=tuple(arguments.spacing_mm) if arguments.spacing_mm else None,
+            distances=not arguments.no_distances,
+            jobs=arguments.jobs,
+            on_start=lambda count: progress.update(bar, total=count),
+            on_case=lambda case: progress.update(bar, advance=1, description=case),
+        )
+    summary = evaluation.summary()
+    console = Console()
+    _print_report(console, evaluation, summary)
+    if arguments.json is not None:
+        inputs = {"predictions": str(arguments.predictions), "targets": str(arguments.targets)}
+        write_json(arguments.json, inputs | summary)
+        console.print(f"written: {arguments.json} (every number above, and every case's)", soft_wrap=True)
+    if arguments.csv is not None:
+        write_text(arguments.csv, _csv(evaluation))
+        console.print(f"written: {arguments.csv} (one row a case and class)", soft_wrap=True)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="statefield medical evaluate",
+        description="Score label files against label files of the same name (NIfTI volumes, PNG or TIFF masks): Dice, "
+        "IoU, HD95, ASSD and NSD for each case and class, with 95 %% confidence intervals; docs/metrics.md defines each.",
+    )
+    parser.add_argument("predictions", type=Path, help="folder of predicted label files (or one file)")
+    parser.add_argument("targets", type=Path, help="folder of true label files (or one file)")
+    named = parser.add_mutually_exclusive_group()
+    named.add_argument("--classes", type=int, metavar="N", help="number of classes, background included")
+    named.add_argument("--labels", nargs="+", metavar="NAME", help="class names in the order of label values 0, 1, ...")
+    parser.add_argument(
+        "--tolerance-mm",
+        type=float,
+        default=1.0,
+        metavar="MM",
+        help="tolerance of NSD (pixels for pictures without --spacing-mm)",
+    )
+    parser.add_argument(
+        "--spacing-mm",
+        type=float,
+        nargs=2,
+        metavar=("ROW", "COLUMN"),
+        help="pixel spacing of pictures, which carry none",
+    )
+    parser.add_argument("--no-distances", action="store_true", help="Dice and IoU alone, which is several times faster")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default 2)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result as JSON")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write one row for each case and class")
+    return parser
+
+
+def _class_names(arguments: argparse.Namespace) -> list[str] | None:
+    if arguments.labels:
+        if len(set(arguments.labels)) < len(arguments.labels) or len(arguments.labels) < 2:
+            raise ConfigError(
+                f"--labels {' '.join(arguments.labels)}: two or more distinct names are needed, background first."
+            )
+        return list(arguments.labels)
+    if arguments.classes is None:
+        return None
+    if not 2 <= arguments.classes <= _MOST_CLASSES:
+        raise ConfigError(
+            f"--classes {arguments.classes}: a number from 2 to {_MOST_CLASSES} is needed, background included."
+        )
+    return ["background", *(f"class_{k}" for k in range(1, arguments.classes))]
+
+
+def _print_report(console: Console, evaluation: Evaluation, summary: dict[str, Any]) -> None:
+    metrics, classes = evaluation.metrics, evaluation.metrics.classes
+    foreground = [classes[k] for k in metrics.foreground]
+    shown = ", ".join(foreground[:6]) + (", ..." if len(foreground) > 6 else "")
+    by_case = Table(title=f"Per case: mean over the foreground classes ({shown})")
+    by_case.add_column("case")
+    for metric in metrics.names:
+        by_case.add_column(metric, justify="right")
+    names = sorted(evaluation.state.cases)
+    for name in names[:_MOST_CASES_SHOWN]:
+        table = summary["cases"][name]
+        by_case.add_row(name, *(_number(_mean(table[metric][c] for c in foreground)) for metric in metrics.names))
+    console.print(by_case)
+    if len(names) > _MOST_CASES_SHOWN:
+        console.print(f"{len(names) - _MOST_CASES_SHOWN} more cases; --csv writes them all")
+
+    by_class = Table(title=f"Per class, over {summary['num_cases']} cases")
+    by_class.add_column("class")
+    by_class.add_column("metric")
+    for heading in ("mean over cases", "95 % interval", "pooled", "cases counted"):
+        by_class.add_column(heading, justify="right")
+    for label, name in enumerate(classes):
+        shown_name = f"{name} (background)" if label == metrics.background else name
+        for metric in metrics.names:
+            entry = summary["metrics"][metric]["classes"][name]
+            if label == metrics.background and entry["num_counted"] == 0:
+                continue  # the background has no surface of its own
+            counted = f"{entry['num_counted']} of {summary['num_cases']}"
+            by_class.add_row(shown_name, metric, *_cells(entry, "case_mean", "ci95", "pooled"), counted)
+            shown_name = ""
+        by_class.add_section()
+    shown_name = f"mean of {len(foreground)} classes" if len(foreground) > 1 else f"{foreground[0]} alone"
+    for metric in metrics.names:
+        entry = summary["metrics"][metric]
+        cells = _cells(entry, "foreground_mean", "foreground_ci95", "foreground_pooled")
+        by_class.add_row(shown_name, metric, *cells, "")
+        shown_name = ""
+    console.print(by_class)
+    for name in foreground:
+        presence = summary["classes"][name]
+        if presence["num_missed"] or presence["num_invented"]:
+            console.print(
+                f"{name}: in {presence['num_present']} targets; predicted nowhere in {presence['num_missed']} of them, "
+                f"predicted in {presence['num_invented']} targets that do not have it (no HD95 or ASSD there).",
+                soft_wrap=True,
+            )
+    console.print(f"classes: {evaluation.classes_from}", soft_wrap=True)
+    if evaluation.unmatched:
+        shown = ", ".join(evaluation.unmatched[:5])
+        console.print(f"{len(evaluation.unmatched)} predictions without target left out: {shown}", soft_wrap=True)
+
+
+def _cells(entry: dict[str, Any], mean: str, interval: str, pooled: str) -> tuple[str, str, str]:
+    low, high = entry[interval]
+    bounds = "-" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
+    return _number(entry[mean]), bounds, _number(entry[pooled]) if pooled in entry else ""
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def _mean(values: Any) -> float:
+    scored = [value for value in values if not math.isnan(value)]
+    return sum(scored) / len(scored) if scored else math.nan
+
+
+def _csv(evaluation: Evaluation) -> str:
+    metrics = evaluation.metrics
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["case", "label", "class", *metrics.names, "num_target", "num_predicted"])
+    for case in sorted(evaluation.state.cases):
+        scores = evaluation.state.cases[case]
+        for label, name in enumerate(metrics.classes):
+            values = [float(scores.values[metric][label]) for metric in metrics.names]
+            cells = ["" if math.isnan(value) else repr(value) for value in values]
+            counts = [int(scores.confusion.num_target[label]), int(scores.confusion.num_predicted[label])]
+            writer.writerow([case, label, name, *cells, *counts])
+    return text.getvalue()
