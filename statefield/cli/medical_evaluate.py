@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="statefield medical evaluate",
         description="Score label files against label files of the same name (NIfTI volumes, PNG or TIFF masks): Dice, "
-        "IoU, HD95, ASSD and NSD for each case and class, with 95 %% confidence intervals; docs/metrics.md defines each.",
+        "IoU, HD95, ASSD and NSD for each case and class, with 95 %% intervals; docs/metrics.md defines each.",
     )
     parser.add_argument("predictions", type=Path, help="folder of predicted label files (or one file)")
     parser.add_argument("targets", type=Path, help="folder of true label files (or one file)")
@@ -126,9 +126,9 @@ def _print_report(console: Console, evaluation: Evaluation, summary: dict[str, A
 
     by_class = Table(title=f"Per class, over {summary['num_cases']} cases")
     by_class.add_column("class")
-    by_class.add_column("metric")
-    for heading in ("mean over cases", "95 % interval", "pooled", "cases counted"):
-        by_class.add_column(heading, justify="right")
+    by_class.add_column("metric", no_wrap=True)
+    for heading in ("case mean", "95 % interval", "pooled", "counted"):
+        by_class.add_column(heading, justify="right", no_wrap=True)
     for label, name in enumerate(classes):
         shown_name = f"{name} (background)" if label == metrics.background else name
         for metric in metrics.names:
@@ -150,8 +150,8 @@ def _print_report(console: Console, evaluation: Evaluation, summary: dict[str, A
         presence = summary["classes"][name]
         if presence["num_missed"] or presence["num_invented"]:
             console.print(
-                f"{name}: in {presence['num_present']} targets; predicted nowhere in {presence['num_missed']} of them, "
-                f"predicted in {presence['num_invented']} targets that do not have it (no HD95 or ASSD there).",
+                f"{name}: missed in {presence['num_missed']} of the {presence['num_present']} cases that have it, invented in "
+                f"{presence['num_invented']}; no distance exists there.",
                 soft_wrap=True,
             )
     console.print(f"classes: {evaluation.classes_from}", soft_wrap=True)
