@@ -146,12 +146,16 @@ def _print_report(console: Console, evaluation: Evaluation, summary: dict[str, A
         by_class.add_row(shown_name, metric, *cells, "")
         shown_name = ""
     console.print(by_class)
+    console.print(
+        "case mean: over the cases counted (those with a score for the class); interval: bootstrap over cases; pooled: "
+        "from the counts of all cases together; the mean over classes is unweighted and leaves the background out.",
+    )
     for name in foreground:
         presence = summary["classes"][name]
         if presence["num_missed"] or presence["num_invented"]:
             console.print(
-                f"{name}: missed in {presence['num_missed']} of the {presence['num_present']} cases that have it, invented in "
-                f"{presence['num_invented']}; no distance exists there.",
+                f"{name}: missed in {presence['num_missed']} of the {presence['num_present']} cases that have it, "
+                f"invented in {presence['num_invented']}; no distance exists there.",
                 soft_wrap=True,
             )
     console.print(f"classes: {evaluation.classes_from}", soft_wrap=True)
