@@ -8,6 +8,7 @@
     |   `-- LabelError                           a label value outside the declared classes
     |-- DatasetLayoutError  (FileNotFoundError)  a folder that is not laid out as its adapter expects
     |-- CheckpointError     (RuntimeError)       weights that do not fit the model, or a damaged file
+    |-- TrainingDiverged    (ArithmeticError)    a loss that is no longer a number
     `-- KernelUnavailable   (RuntimeError)       a kernel implementation asked for by name that cannot run here
 
 Each is also the builtin in brackets, so callers that know nothing of statefield can catch it. A message is one
@@ -61,6 +62,10 @@ class DatasetLayoutError(StatefieldError, FileNotFoundError):
 
 class CheckpointError(StatefieldError, RuntimeError):
     """Weights that do not fit the model, or a checkpoint file that is damaged or unsafe to open."""
+
+
+class TrainingDiverged(StatefieldError, ArithmeticError):
+    """A loss that is no longer a number; the message names the step and the files of its batch."""
 
 
 class KernelUnavailable(StatefieldError, RuntimeError):

@@ -1,0 +1,177 @@
+"""`statefield medical train` and `statefield medical test`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from statefield.errors import ConfigError
+from statefield.tasks.medical.recipe import parse, recipe_from, recipe_parser
+
+if TYPE_CHECKING:
+    from statefield.tasks.medical.testing import CaseProgress, TestResult
+
+_TRAIN_EPILOG = """
+examples:
+  statefield medical train --config recipes/medical/demo.yaml
+  statefield medical train --config recipes/medical/demo.yaml --model.lr 5e-4 --run runs/slower
+  statefield medical train --data.root data/Task09_Spleen --run runs/spleen --model.encoder spatial_mamba_nano
+  statefield medical train --config runs/spleen/config.yaml --resume        go on after an interruption
+  statefield medical train --config recipe.yaml --trainer.fast_dev_run true  two steps, every file written
+"""
+_TEST_EPILOG = """
+examples:
+  statefield medical test --run runs/demo
+  statefield medical test --run runs/spleen --split val --output /tmp/spleen_val
+  statefield medical test --run runs/spleen --data /data/another_spleen_set
+"""
+
+
+def train(argv: list[str]) -> int:
+    """Train by a recipe, test on the held-out cases, write the report."""
+    parser = recipe_parser(
+        prog="statefield medical train",
+        description="Train a segmentation, then test it on the held-out cases and write a report.",
+        epilog=_TRAIN_EPILOG,
+        formatter_class=_HelpFormatter,
+    )
+    flag: dict[str, Any] = {"type": bool, "nargs": "?", "const": True, "default": False}
+    parser.add_argument("--resume", help="continue the run folder's last checkpoint, to the same result", **flag)
+    parser.add_argument("--overwrite", help="replace the run that is in the run folder", **flag)
+    settings = parse(parser, argv)
+    recipe = recipe_from(parser, settings)
+
+    from statefield.cli.training_progress import TrainingBar
+    from statefield.tasks.medical import run
+
+    console = _console()
+    with _case_bar(console) as progress:
+        result = run.train(
+            recipe,
+            resume=settings.resume,
+            overwrite=settings.overwrite,
+            callbacks=[TrainingBar(console)],
+            announce=lambda line: console.print(line, highlight=False, markup=False),
+            progress=progress,
+        )
+    _print_result(result)
+    print(f"\nto go on:\n  statefield medical predict --run {recipe.run} IMAGE --output LABELS")
+    return 0
+
+
+def test(argv: list[str]) -> int:
+    """Score a trained run on one split."""
+    parser = argparse.ArgumentParser(
+        prog="statefield medical test",
+        description="Score a trained model on a split of its dataset, or of another one with the same classes.",
+        epilog=_TEST_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--run", type=Path, required=True, help="the run folder of `statefield medical train`")
+    parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="which cases (default: test)")
+    parser.add_argument("--data", type=Path, help="another dataset's folder; the classes must be the same")
+    parser.add_argument("--output", type=Path, help="where results go (default: RUN/test_SPLIT)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    options = parser.parse_args(argv)
+
+    import torch
+
+    from statefield.tasks.medical import run
+
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ConfigError(f"--threads {options.threads}: at least 1 is needed.")
+        torch.set_num_threads(options.threads)
+    console = _console()
+    with _case_bar(console) as progress:
+        result = run.test(
+            options.run,
+            split=options.split,
+            root=options.data,
+            output=options.output,
+            announce=lambda line: console.print(line, highlight=False, markup=False),
+            progress=progress,
+        )
+    _print_result(result)
+    return 0
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Examples keep their lines; jsonargparse mixes its own formatter in."""
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+@contextmanager
+def _case_bar(console: Any) -> Iterator[CaseProgress]:
+    """A bar over the slices of the case being predicted; nothing is drawn where no terminal is."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("slices"),
+        console=console,
+        transient=True,
+    )
+    tasks: list[Any] = []
+
+    def show(case: str, done: int, total: int) -> None:
+        if not tasks:
+            bar.start()
+            tasks.append(bar.add_task("", total=total))
+        bar.update(tasks[0], description=case, completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        bar.stop()
+
+
+def _print_result(result: TestResult) -> None:
+    """The comparison as a table, then where everything is; plain text, for files and terminals alike."""
+    print()
+    print(_table(result))
+    folder = result.folder
+    places = [
+        ("report", result.report),
+        ("scores", folder.metrics),
+        ("predictions", folder.predictions),
+        ("weights", folder.weights),
+        ("history", folder.history),
+        ("recipe", folder.config),
+    ]
+    print("\nfiles:")
+    for name, path in places:
+        if path.exists():
+            print(f"  {name:<12} {path}")
+
+
+def _table(result: TestResult) -> str:
+    from statefield.tasks.common.report import format_value
+
+    columns = list(result.comparison[0].values)
+    rows = [["", *columns]]
+    for row in result.comparison:
+        values = [_score(row.values.get(column), format_value) for column in columns]
+        rows.append([f"{row.name} ({row.role})", *values])
+    widths = [max(len(line[index]) for line in rows) for index in range(len(rows[0]))]
+    return "\n".join(_line(line, widths) for line in rows)
+
+
+def _score(value: Any, format_value: Any) -> str:
+    """Scores with four decimals, as contenders are often that close; everything else as in the report."""
+    return f"{value:.4f}" if isinstance(value, float) and 0 <= value <= 1 else format_value(value)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = cells
+    return "  ".join([first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(others, widths[1:], strict=True))])

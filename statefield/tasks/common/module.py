@@ -1,0 +1,137 @@
+"""`DensePredictionTask`: the LightningModule that every field's task extends.
+
+It owns what does not depend on the field: AdamW with warm-up and a decaying rate, the seed of each step, the guard
+against a loss that is no longer a number, and the means that go into the training history.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from statefield.errors import ConfigError, TrainingDiverged
+
+Schedule = Literal["cosine", "poly", "constant"]
+
+
+def rate_factor(step: int, *, total: int, warmup: int, schedule: Schedule, floor: float = 0.01) -> float:
+    """The share of the learning rate at optimiser step `step` (0-based) of `total`.
+
+    Linear from 1/warmup to 1 over the first `warmup` steps, then down: "cosine" to `floor`, "poly" as
+    `(1 - progress) ** 0.9` and never below `floor`, or "constant".
+
+    >>> [round(rate_factor(s, total=10, warmup=2, schedule="cosine"), 3) for s in (0, 1, 2, 6, 9)]
+    [0.5, 1.0, 1.0, 0.505, 0.048]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min((step - warmup) / max(total - warmup, 1), 1.0)
+    if schedule == "constant":
+        return 1.0
+    if schedule == "poly":
+        return max((1 - progress) ** 0.9, floor)
+    return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def step_seed(seed: int, batch: int) -> int:
+    """The seed of the torch generators for training batch `batch`: 63 bits that neighbouring numbers do not share."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{batch}".encode()).digest()[:8], "little") >> 1
+
+
+class DensePredictionTask(LightningModule):
+    """Subclasses set `self.net`, implement `batch_loss` and validation, and write `self.epoch_scores`.
+
+    Args:
+        lr: the largest learning rate. weight_decay: of matrices and kernels; vectors (norms, biases) have none.
+        warmup_steps: optimiser steps of linear warm-up. schedule: what follows it.
+        seed: of dropout and stochastic depth: batch n is seeded with (seed, n), so a resumed run draws the same.
+    """
+
+    net: nn.Module
+
+    def __init__(
+        self, *, lr: float, weight_decay: float, warmup_steps: int, schedule: Schedule, seed: int, total_steps: int
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("lr", lr, 0.0), ("weight_decay", weight_decay, 0.0)):
+            if not (math.isfinite(value) and value >= least):
+                raise ConfigError(f"model.{name} = {value}: a finite value of {least} or more is needed.")
+        self.lr, self.weight_decay, self.warmup_steps, self.schedule = lr, weight_decay, warmup_steps, schedule
+        self.seed, self.total_steps = seed, total_steps
+        self.epoch_scores: dict[str, float] = {}
+        self._loss_sum, self._loss_count = 0.0, 0
+        self._seconds_before, self._started = 0.0, time.monotonic()
+
+    def batch_loss(self, batch: Any) -> Tensor:
+        """The scalar loss of one batch."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        loss = self.batch_loss(batch)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingDiverged(
+                f"the loss became {value} at step {self.global_step} (epoch {self.current_epoch}, learning rate "
+                f"{self.current_rate():.3g}), on this batch: {'; '.join(sorted(set(batch['origin'])))}. If it happens "
+                "early, lower --model.lr or lengthen --model.warmup_steps; if it always happens on one file, look into "
+                "that file. The checkpoints written before this step are whole."
+            )
+        self._loss_sum, self._loss_count = self._loss_sum + value, self._loss_count + 1
+        return loss
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed the batch. Nothing of the generators needs saving, and nothing drawn in between can shift them."""
+        torch.manual_seed(step_seed(self.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx))
+
+    def on_train_start(self) -> None:
+        self._started = time.monotonic()
+
+    def train_loss(self) -> float:
+        """The mean loss of the current epoch so far; NaN before its first batch."""
+        return self._loss_sum / self._loss_count if self._loss_count else math.nan
+
+    def start_epoch_means(self) -> None:
+        self._loss_sum, self._loss_count = 0.0, 0
+
+    def train_seconds(self) -> float:
+        """Wall time spent in training and validation, those of earlier runs that this one resumed included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def current_rate(self) -> float:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        return optimizer.param_groups[0]["lr"]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["epoch_means"] = {"loss_sum": self._loss_sum, "loss_count": self._loss_count}
+        checkpoint["train_seconds"] = self.train_seconds()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        means = checkpoint["epoch_means"]
+        self._loss_sum, self._loss_count = means["loss_sum"], means["loss_count"]
+        self._seconds_before = checkpoint["train_seconds"]
+
+    def configure_optimizers(self) -> Any:
+        declared = getattr(self.net, "no_weight_decay", None)
+        exempt: set[str] = declared() if callable(declared) else set()
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
+        for name, parameter in self.net.named_parameters():
+            if parameter.requires_grad:
+                (plain if parameter.ndim <= 1 or name in exempt else decayed).append(parameter)
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        optimizer = AdamW([group for group in groups if group["params"]], lr=self.lr)
+        scheduler = LambdaLR(
+            optimizer,
+            lambda step: rate_factor(step, total=self.total_steps, warmup=self.warmup_steps, schedule=self.schedule),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

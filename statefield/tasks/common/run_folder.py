@@ -1,0 +1,126 @@
+"""The folder of a run: where everything is, and the rules for starting, resuming and replacing one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from statefield.errors import ConfigError
+from statefield.files import write_text
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The complete recipe, resolved."""
+        return self.root / "config.yaml"
+
+    @property
+    def dataset(self) -> Path:
+        """Classes, channels and the cases of each split, as they were when training began."""
+        return self.root / "dataset.json"
+
+    @property
+    def history(self) -> Path:
+        """A row per epoch."""
+        return self.root / "metrics.csv"
+
+    @property
+    def metrics(self) -> Path:
+        """The final scores, per class and per case."""
+        return self.root / "metrics.json"
+
+    @property
+    def weights(self) -> Path:
+        """The best epoch's weights, safetensors."""
+        return self.root / "weights.safetensors"
+
+    @property
+    def last(self) -> Path:
+        return self.root / "checkpoints" / "last.ckpt"
+
+    @property
+    def previous(self) -> Path:
+        return self.root / "checkpoints" / "previous.ckpt"
+
+    @property
+    def best(self) -> Path:
+        return self.root / "checkpoints" / "best.ckpt"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "figures"
+
+    @property
+    def predictions(self) -> Path:
+        return self.root / "predictions"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def cache(self) -> Path:
+        """Arrays of cases kept on disk during training (`data.cache: disk`)."""
+        return self.root / "cache"
+
+    @property
+    def control(self) -> RunFolder:
+        """The run of the control encoder, inside this one."""
+        return RunFolder(self.root / "control")
+
+    def exists(self) -> bool:
+        return self.config.is_file()
+
+    def start(self, config_text: str, *, overwrite: bool) -> None:
+        """Make the folder and write its config.
+
+        Raises:
+            ConfigError: a run is there and `overwrite` is false, or something is there that is not a run.
+        """
+        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            if not self.exists():
+                raise ConfigError(
+                    f"{self.root} exists and is not a run folder (it has no config.yaml), so it is left alone: choose "
+                    "another place with --run."
+                )
+            if not overwrite:
+                raise ConfigError(
+                    f"{self.root} holds a run already. Continue it with --resume, replace it with --overwrite, or "
+                    "choose another place with --run."
+                )
+            shutil.rmtree(self.root)
+        write_text(self.config, config_text)
+
+    def require(self) -> None:
+        """Raise `ConfigError` unless this is a run folder."""
+        if not self.exists():
+            found = "no such folder" if not self.root.exists() else "it has no config.yaml"
+            raise ConfigError(
+                f"{self.root} is not a run folder ({found}): give a folder that `statefield medical train` made."
+            )
+
+
+def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write the training history as CSV, columns in the order in which they first appear; a missing value is empty."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_history(path: Path) -> list[dict[str, float | None]]:
+    """The rows of a training history; an empty field is None."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)]

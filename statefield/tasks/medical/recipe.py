@@ -1,0 +1,222 @@
+"""A recipe: every setting of a training run, as frozen dataclasses, and its reading and writing as YAML.
+
+Imports no torch, so that `statefield medical train --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from statefield.errors import ConfigError
+from statefield.tasks.common.config import (
+    AugmentPreset,
+    InferenceConfig,
+    LossConfig,
+    NormalisationConfig,
+    TrainerConfig,
+    TransformConfig,
+)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they become batches.
+
+    Args:
+        root: the dataset's folder; null for an embedded dataset (mni152).
+        layout: the dataset's layout, or "auto" to recognise it (`statefield datasets` lists them).
+        options: settings of the layout, e.g. {seed: 1} for another split.
+        num_classes: if set, the number of classes the dataset must have, background included.
+        normalisation: how intensities become net inputs.
+        slice_context: neighbouring slices on each side that the net sees as further channels; 0: the slice alone.
+        patch_size: rows and columns of a training patch, pixels; null: whole slices.
+        batch_size: patches per batch.
+        foreground: share of patches centred on a pixel of a foreground class, 0 to 1.
+        augment: a preset (none, flips, medical, natural), or a list of transforms.
+        workers: processes that prepare patches; 0: none. The patches are the same either way.
+        cache: keep the cases in memory, or on disk in the run folder (for data larger than memory).
+    """
+
+    root: Path | None = None
+    layout: str = "auto"
+    options: dict[str, Any] = field(default_factory=dict)
+    num_classes: int | None = None
+    normalisation: NormalisationConfig = field(default_factory=NormalisationConfig)
+    slice_context: int = 0
+    patch_size: tuple[int, int] | None = (256, 256)
+    batch_size: int = 8
+    foreground: float = 0.33
+    augment: AugmentPreset | list[TransformConfig] = "medical"
+    workers: int = 0
+    cache: Literal["memory", "disk"] = "memory"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The net, the loss and the optimiser.
+
+    Args:
+        encoder: a timm model name; `statefield models` lists ours.
+        decoder: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet, segformer or
+            dpt.
+        detail_channels: width of a full-resolution path beside encoder and decoder, for thin structures; 0: none.
+        decoder_args: further arguments of the decoder, e.g. {decoder_channels: [128, 64, 32, 16, 16]}.
+        encoder_args: further arguments of the encoder, e.g. {drop_path_rate: 0.1}.
+        weights: a safetensors file to start from: `weights.safetensors` of another run with the same net.
+        loss: what is minimised.
+        lr: the largest learning rate (AdamW).
+        weight_decay: of matrices and kernels; norms and biases have none.
+        warmup_steps: optimiser steps of linear warm-up.
+        schedule: what follows it.
+    """
+
+    encoder: str = "spatial_mamba_tiny"
+    decoder: str = "unet"
+    detail_channels: int = 16
+    decoder_args: dict[str, Any] = field(default_factory=dict)
+    encoder_args: dict[str, Any] = field(default_factory=dict)
+    weights: Path | None = None
+    loss: LossConfig = field(default_factory=LossConfig)
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 100
+    schedule: Literal["cosine", "poly", "constant"] = "cosine"
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    """A second encoder that is trained with the same decoder, data and schedule, for comparison.
+
+    Args:
+        encoder: its timm model name.
+        encoder_args: its further arguments.
+    """
+
+    encoder: str
+    encoder_args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MetricsConfig:
+    """How the test is scored.
+
+    Args:
+        nsd_tolerance_mm: distance up to which surfaces count as equal, mm.
+    """
+
+    nsd_tolerance_mm: float = 1.0
+
+
+@dataclass(frozen=True)
+class SegmentationRecipe:
+    """Everything that decides a run.
+
+    Args:
+        run: the run folder.
+        seed: of weights, patches, augmentation and dropout.
+        data: which images, and how they become batches.
+        model: the net, the loss and the optimiser.
+        trainer: how long, on what, and how often to save.
+        inference: how whole slices are predicted.
+        metrics: how the test is scored.
+        control: a second encoder to train for comparison; null: none.
+        threshold_baseline: also score intensity thresholds fitted on the training cases; null: on mni152 only.
+    """
+
+    run: Path = Path("runs/medical")
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    control: ControlConfig | None = None
+    threshold_baseline: bool | None = None
+
+    def of_control(self, run: Path) -> SegmentationRecipe:
+        """The recipe of the control's run: the other encoder, all else equal."""
+        assert self.control is not None
+        model = dataclasses.replace(
+            self.model, encoder=self.control.encoder, encoder_args=self.control.encoder_args, weights=None
+        )
+        return dataclasses.replace(self, run=run, model=model, control=None, threshold_baseline=False)
+
+
+def recipe_parser(**kwargs: Any) -> ArgumentParser:
+    """A parser whose options are the fields of `SegmentationRecipe` (`--model.lr`), with `-c/--config recipe.yaml`."""
+    parser = ArgumentParser(exit_on_error=False, **kwargs)
+    parser.add_argument("-c", "--config", action="config", help="a recipe (YAML); later options override it")
+    parser.add_class_arguments(SegmentationRecipe)
+    return parser
+
+
+def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
+    """`parser` on `argv`, its objections as `ConfigError`."""
+    try:
+        return parser.parse_args(list(argv))
+    except (ArgumentError, TypeError) as error:
+        raise ConfigError(f"{error}{_nearest(parser, str(error))} (--help lists the settings)") from error
+
+
+def _nearest(parser: ArgumentParser, message: str) -> str:
+    """ " Did you mean ...?" when `message` speaks of a setting that nearly exists."""
+    flag = re.search(r"unrecognized arguments: --([\w.]+)", message)
+    key = re.search(r"Group '([\w.]+)' does not accept option '(\w+)'", message)
+    if flag is None and key is None:
+        return ""
+    unknown = flag.group(1) if flag else ".".join(key.groups()) if key else ""
+    known = [name for action in parser._actions for flag in action.option_strings if (name := flag.removeprefix("--"))]
+    near = difflib.get_close_matches(unknown, known, n=2, cutoff=0.6)
+    return f". Did you mean {' or '.join(near)}?" if near else ""
+
+
+def recipe_from(parser: ArgumentParser, settings: Namespace) -> SegmentationRecipe:
+    """The recipe among parsed settings; what belongs to the command line alone is left aside."""
+    built = parser.instantiate_classes(settings)
+    return SegmentationRecipe(**{f.name: built[f.name] for f in dataclasses.fields(SegmentationRecipe)})
+
+
+def read_recipe(path: Path) -> SegmentationRecipe:
+    """A recipe file. Raises `ConfigError` for a file that is missing, is not YAML, or holds an unknown setting."""
+    parser = recipe_parser()
+    return recipe_from(parser, parse(parser, ["--config", str(path)]))
+
+
+def recipe_text(recipe: SegmentationRecipe) -> str:
+    """The recipe as YAML, every setting written out; `read_recipe` of it gives the recipe back."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True)
+
+
+def difference(stored: SegmentationRecipe, given: SegmentationRecipe) -> list[str]:
+    """The settings in which two recipes differ, dotted, the run folder's own path aside."""
+    left, right = _dotted(_plain(dataclasses.asdict(stored))), _dotted(_plain(dataclasses.asdict(given)))
+    return sorted(name for name in {*left, *right} - {"run"} if left.get(name) != right.get(name))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _dotted(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

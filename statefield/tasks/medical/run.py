@@ -1,0 +1,444 @@
+"""A whole run: recipe -> run folder with weights, history, test scores, predictions and report; and back again.
+
+result = train(read_recipe(Path("recipes/medical/demo.yaml")), overwrite=True)
+run = load_run(result.folder.root)      # net in eval mode, classes, normalisation, ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from statefield.datasets import open_dataset
+from statefield.datasets.adapter import DatasetAdapter
+from statefield.datasets.sample import DatasetInfo, Record
+from statefield.datasets.splits import Split
+from statefield.errors import CheckpointError, ConfigError, DataError
+from statefield.files import write_json
+from statefield.tasks.common.augment import build_augmentation
+from statefield.tasks.common.checkpointing import (
+    AtomicCheckpointIO,
+    RunCheckpoints,
+    load_weights,
+    read_checkpoint,
+    save_weights,
+    verify_checkpoint,
+)
+from statefield.tasks.common.config import InferenceConfig, NormalisationConfig
+from statefield.tasks.common.data import SliceData, VolumeStore
+from statefield.tasks.common.network import SegmentationNet
+from statefield.tasks.common.run_folder import RunFolder, read_history
+from statefield.tasks.medical.recipe import SegmentationRecipe, difference, read_recipe, recipe_text
+from statefield.tasks.medical.segmentation import VALIDATION_SCORE, SegmentationTask
+from statefield.tasks.medical.testing import CaseProgress, Contender, TestResult, evaluate, finish
+
+log = logging.getLogger(__name__)
+Announce = Callable[[str], None]
+Splits = dict[Split, list[Record]]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """What a run folder holds for prediction: the net with its best weights, in eval mode, and what it expects."""
+
+    folder: RunFolder
+    recipe: SegmentationRecipe
+    task: SegmentationTask
+    info: DatasetInfo
+
+    @property
+    def net(self) -> SegmentationNet:
+        assert isinstance(self.task.net, SegmentationNet)
+        return self.task.net
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.info.classes
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return self.info.channels
+
+    @property
+    def normalisation(self) -> NormalisationConfig:
+        return self.recipe.data.normalisation
+
+    @property
+    def slice_context(self) -> int:
+        return self.recipe.data.slice_context
+
+    @property
+    def roi(self) -> tuple[int, int] | None:
+        """The inference window, rows and columns; None: a whole slice."""
+        return self.recipe.inference.roi or self.recipe.data.patch_size
+
+    @property
+    def inference(self) -> InferenceConfig:
+        return self.recipe.inference
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """An opened dataset: its adapter, what it says of itself, and where it lies."""
+
+    adapter: DatasetAdapter
+    info: DatasetInfo
+    root: Path | None
+
+    @classmethod
+    def of(cls, recipe: SegmentationRecipe) -> Dataset:
+        data = recipe.data
+        adapter, info = open_dataset(data.root, data.layout, data.options)
+        if data.num_classes is not None and data.num_classes != len(info.classes):
+            raise ConfigError(
+                f"data.num_classes is {data.num_classes}, but {data.root or adapter.name} has {len(info.classes)} "
+                f"classes ({', '.join(info.classes)}): correct the recipe or the dataset's class list."
+            )
+        return cls(adapter, info, data.root)
+
+    def records(self, split: Split) -> list[Record]:
+        """The cases of a split; `DataError` when it is empty."""
+        found = self.adapter.records(self.root, split)
+        if not found:
+            raise DataError(
+                f"{self.root or self.adapter.name}: the split {split!r} has no case in the layout "
+                f"{self.adapter.name!r}; add cases, or set data.options so that each split gets some."
+            )
+        return found
+
+
+def load_run(folder: str | Path) -> TrainedRun:
+    """The trained model of a run folder.
+
+    Raises:
+        ConfigError: not a run folder. CheckpointError: its weights are missing, damaged, or of another net.
+    """
+    place = RunFolder(Path(folder))
+    place.require()
+    recipe = read_recipe(place.config)
+    info = _read_info(place)
+    task = _build_task(recipe, info, total_steps=0)
+    load_weights(task.net, place.weights)
+    return TrainedRun(place, recipe, task.eval(), info)
+
+
+def train(
+    recipe: SegmentationRecipe,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Sequence[Callback] = (),
+    announce: Announce = log.info,
+    progress: CaseProgress | None = None,
+) -> TestResult:
+    """Train, train the control if the recipe names one, test, and write the report.
+
+    Args:
+        resume: go on from the run folder's last checkpoint; the result equals that of an uninterrupted run.
+        overwrite: replace a run that is there, once the recipe has been found to work.
+        callbacks: further Lightning callbacks, such as a progress bar.
+        announce: gets a line at each stage.
+        progress: called as `progress(case, slices_done, slices)` while testing.
+
+    Raises:
+        ConfigError: settings that cannot work, a run folder in the way, or nothing to resume.
+        TrainingDiverged: the loss is no longer a number.
+        Errors of the dataset's files, from its adapter.
+    """
+    if resume and overwrite:
+        raise ConfigError("--resume continues a run and --overwrite replaces it: give one of them.")
+    recipe = _shortened(recipe) if recipe.trainer.fast_dev_run else recipe
+    folder = RunFolder(recipe.run)
+    if resume:
+        _require_same(folder, recipe)
+    if recipe.trainer.threads is not None:
+        torch.set_num_threads(recipe.trainer.threads)
+    dataset = Dataset.of(recipe)
+    splits: Splits = {"train": dataset.records("train"), "val": dataset.records("val"), "test": dataset.records("test")}
+    contenders = [(recipe, folder)]
+    if recipe.control is not None:
+        contenders.append((recipe.of_control(folder.control.root), folder.control))
+    for plan, _ in contenders:  # a control that cannot be built is said now and not after the first training
+        _build_task(plan, dataset.info, total_steps=0)
+    data = _build_data(recipe, dataset, splits, folder)
+    if not resume:
+        folder.start(recipe_text(recipe), overwrite=overwrite)
+        _write_info(folder, dataset, splits)
+
+    trained = []
+    for plan, place in contenders:
+        if place is not folder and not place.exists():
+            place.start(recipe_text(plan), overwrite=False)
+            _write_info(place, dataset, splits)
+        name = plan.model.encoder
+        if place.weights.exists():
+            announce(f"{name}: already trained, {place.weights}")
+        else:
+            announce(f"training {name} for {plan.trainer.max_epochs} epochs of {data.steps_per_epoch} steps")
+            _fit(plan, place, dataset.info, data, resume=resume, callbacks=callbacks)
+        trained.append(load_run(place.root))
+    shutil.rmtree(folder.cache, ignore_errors=True)
+
+    test_records = splits["test"][:1] if recipe.trainer.fast_dev_run else splits["test"]
+    announce(f"testing on {len(test_records)} cases")
+    main, *controls = [
+        _contender(run, dataset, test_records, role="model" if run is trained[0] else "control", progress=progress)
+        for run in trained
+    ]
+    return finish(
+        folder,
+        recipe,
+        dataset.info,
+        main,
+        controls,
+        baseline=_baseline_records(recipe, dataset, splits["train"]),
+        adapter=dataset.adapter,
+        records=test_records,
+        history=read_history(folder.history),
+    )
+
+
+def test(
+    folder: str | Path,
+    *,
+    split: Split = "test",
+    root: Path | None = None,
+    output: Path | None = None,
+    announce: Announce = log.info,
+    progress: CaseProgress | None = None,
+) -> TestResult:
+    """Score a trained run on a split of its dataset, or of another one with the same classes and channels.
+
+    Results go to `output`, by default RUN/test_SPLIT: metrics.json, predictions/ and report.html.
+    """
+    run = load_run(folder)
+    recipe = run.recipe
+    if root is not None:
+        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, root=root, layout="auto"))
+    dataset = Dataset.of(recipe)
+    if (dataset.info.classes, dataset.info.channels) != (run.info.classes, run.info.channels):
+        raise ConfigError(
+            f"{dataset.root or dataset.adapter.name} has classes {dataset.info.classes} and channels "
+            f"{dataset.info.channels}, but {folder} was trained on {run.info.classes} and {run.info.channels}: "
+            "the two must be equal."
+        )
+    records = dataset.records(split)
+    place = RunFolder(output or run.folder.root / f"test_{split}")
+    announce(f"testing on {len(records)} cases of the split {split}")
+    contender = _contender(run, dataset, records, role="model", progress=progress, predictions=place.predictions)
+    return finish(
+        place, recipe, dataset.info, contender, [], baseline=[], adapter=dataset.adapter, records=records, history=[]
+    )
+
+
+def _contender(
+    run: TrainedRun,
+    dataset: Dataset,
+    records: Sequence[Record],
+    *,
+    role: Any,
+    progress: CaseProgress | None,
+    predictions: Path | None = None,
+) -> Contender:
+    history = read_history(run.folder.history)
+    device = torch.device("cuda" if _uses_gpu(run.recipe) else "cpu")
+    scored = evaluate(
+        run.net.to(device),
+        dataset.adapter,
+        records,
+        classes=run.classes,
+        normalisation=run.normalisation,
+        slice_context=run.slice_context,
+        roi=run.roi,
+        inference=run.inference,
+        nsd_tolerance_mm=run.recipe.metrics.nsd_tolerance_mm,
+        predictions=predictions or run.folder.predictions,
+        progress=progress,
+    )
+    return Contender(
+        name=run.recipe.model.encoder,
+        role=role,
+        scored=scored,
+        num_parameters=run.task.num_parameters,
+        train_seconds=history[-1]["seconds"],
+        best_epoch=_best_epoch(history),
+    )
+
+
+def _uses_gpu(recipe: SegmentationRecipe) -> bool:
+    return recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
+
+
+def _best_epoch(history: Sequence[dict[str, float | None]]) -> int | None:
+    scored = [(score, -(row["epoch"] or 0)) for row in history if (score := row.get(VALIDATION_SCORE)) is not None]
+    return int(-max(scored)[1]) if scored else None
+
+
+def _baseline_records(recipe: SegmentationRecipe, dataset: Dataset, train_records: list[Record]) -> list[Record]:
+    wanted = recipe.threshold_baseline
+    if wanted is None:
+        wanted = dataset.adapter.name == "mni152"
+    return train_records if wanted else []
+
+
+def _build_task(recipe: SegmentationRecipe, info: DatasetInfo, *, total_steps: int) -> SegmentationTask:
+    # Weights are drawn from the seed alone, whatever was built before.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return SegmentationTask(
+            recipe.model,
+            recipe.inference,
+            classes=info.classes,
+            num_channels=len(info.channels),
+            slice_context=recipe.data.slice_context,
+            roi=recipe.inference.roi or recipe.data.patch_size,
+            seed=recipe.seed,
+            total_steps=total_steps,
+        )
+
+
+def _build_data(recipe: SegmentationRecipe, dataset: Dataset, splits: Splits, folder: RunFolder) -> SliceData:
+    data = recipe.data
+    store = VolumeStore(
+        dataset.adapter, dataset.info, data.normalisation, folder.cache if data.cache == "disk" else None
+    )
+    return SliceData(
+        store,
+        splits["train"],
+        splits["val"],
+        patch_size=data.patch_size,
+        slice_context=data.slice_context,
+        foreground=data.foreground,
+        augmentation=build_augmentation(data.augment),
+        batch_size=data.batch_size,
+        steps_per_epoch=recipe.trainer.steps_per_epoch,
+        workers=data.workers,
+        seed=recipe.seed,
+    )
+
+
+def _fit(
+    recipe: SegmentationRecipe,
+    folder: RunFolder,
+    info: DatasetInfo,
+    data: SliceData,
+    *,
+    resume: bool,
+    callbacks: Sequence[Callback],
+) -> None:
+    settings = recipe.trainer
+    steps = -(-data.steps_per_epoch // settings.accumulate) * settings.max_epochs
+    task = _build_task(recipe, info, total_steps=steps)
+    if recipe.model.weights is not None:
+        load_weights(task.net, recipe.model.weights)
+    checkpoint = folder.last if resume and (folder.last.exists() or folder.previous.exists()) else None
+    if checkpoint is not None:
+        verify_checkpoint(checkpoint)
+    with _quiet_lightning():
+        trainer = Trainer(
+            default_root_dir=folder.root,
+            accelerator=settings.accelerator,
+            devices=1,
+            precision=settings.precision,
+            max_epochs=settings.max_epochs,
+            gradient_clip_val=settings.gradient_clip,
+            accumulate_grad_batches=settings.accumulate,
+            check_val_every_n_epoch=settings.val_every_epochs,
+            limit_val_batches=1 if settings.fast_dev_run else None,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            plugins=[AtomicCheckpointIO()],
+            callbacks=[
+                RunCheckpoints(folder, save_every_steps=settings.save_every_steps, score=VALIDATION_SCORE),
+                *callbacks,
+            ],
+        )
+        try:
+            trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as stop:  # how Lightning passes on Ctrl-C
+            raise KeyboardInterrupt from stop
+    best = read_checkpoint(folder.best)
+    weights = {
+        name.removeprefix("net."): value for name, value in best["state_dict"].items() if name.startswith("net.")
+    }
+    save_weights(weights, folder.weights, {"encoder": recipe.model.encoder, "decoder": recipe.model.decoder})
+
+
+def _shortened(recipe: SegmentationRecipe) -> SegmentationRecipe:
+    trainer = dataclasses.replace(
+        recipe.trainer, max_epochs=1, steps_per_epoch=2, accumulate=1, val_every_epochs=1, fast_dev_run=True
+    )
+    return dataclasses.replace(recipe, trainer=trainer)
+
+
+def _require_same(folder: RunFolder, recipe: SegmentationRecipe) -> None:
+    folder.require()
+    differing = difference(read_recipe(folder.config), recipe)
+    if differing:
+        raise ConfigError(
+            f"{folder.root} was started with other settings ({', '.join(differing)}), so continuing it would be "
+            f"neither run. Resume with `--config {folder.config} --resume`, or start anew with --run."
+        )
+
+
+def _write_info(folder: RunFolder, dataset: Dataset, splits: Splits) -> None:
+    write_json(
+        folder.dataset,
+        {
+            "layout": dataset.adapter.name,
+            "classes": list(dataset.info.classes),
+            "channels": list(dataset.info.channels),
+            "spatial_dims": dataset.info.spatial_dims,
+            "splits": {split: [record.case for record in records] for split, records in splits.items()},
+        },
+    )
+
+
+def _read_info(folder: RunFolder) -> DatasetInfo:
+    try:
+        stored = json.loads(folder.dataset.read_text(encoding="utf-8"))
+        return DatasetInfo(tuple(stored["classes"]), tuple(stored["channels"]), int(stored["spatial_dims"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder.dataset} cannot be read ({error}); it names the classes that the weights predict. "
+            "Train again with --overwrite."
+        ) from error
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without the lines of Lightning's that a user of ours can do nothing about; each is named."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in (
+            "The 'train_dataloader' does not have many workers",  # patches take a small part of a step
+            "The 'val_dataloader' does not have many workers",
+            "You're resuming from a checkpoint that ended before the epoch ended",  # our sampler knows its position
+            r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and torch
+            "GPU available but not used",  # was asked for
+            r"Found \d+ module\(s\) in eval mode at the start of training",  # after a resume
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

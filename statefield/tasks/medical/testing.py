@@ -1,0 +1,298 @@
+"""Testing: every case through a net, scored and written; then the comparison, metrics.json and the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from statefield.datasets.adapter import DatasetAdapter
+from statefield.datasets.sample import DatasetInfo, Record, Sample
+from statefield.errors import DataError
+from statefield.files import write_json
+from statefield.tasks.common.config import InferenceConfig, NormalisationConfig
+from statefield.tasks.common.data import normalise
+from statefield.tasks.common.environment import describe_environment
+from statefield.tasks.common.network import SegmentationNet
+from statefield.tasks.common.report import CaseView, ComparisonRow, MetricRow, Value, write_report
+from statefield.tasks.common.run_folder import RunFolder
+from statefield.tasks.common.segmentation_metrics import SegmentationMetrics, SegmentationState
+from statefield.tasks.medical.baseline import fit_thresholds
+from statefield.tasks.medical.predict import segment_volume, write_prediction
+from statefield.tasks.medical.recipe import SegmentationRecipe, recipe_text
+
+CaseProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The test of one contender. summary: `SegmentationMetrics.summarise`; seconds: prediction alone."""
+
+    metrics: SegmentationMetrics
+    summary: Mapping[str, Any]
+    views: Sequence[CaseView]
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """A scored net, and what it cost."""
+
+    name: str
+    role: Literal["model", "control"]
+    scored: Scored
+    num_parameters: int
+    train_seconds: float | None
+    best_epoch: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class TestResult:
+    """What a run ends with."""
+
+    __test__ = False  # for pytest: this is no test class
+
+    folder: RunFolder
+    summary: Mapping[str, Any]
+    comparison: Sequence[ComparisonRow]
+    report: Path
+
+
+def evaluate(
+    net: SegmentationNet,
+    adapter: DatasetAdapter,
+    records: Sequence[Record],
+    *,
+    classes: tuple[str, ...],
+    normalisation: NormalisationConfig,
+    slice_context: int,
+    roi: tuple[int, int] | None,
+    inference: InferenceConfig,
+    nsd_tolerance_mm: float,
+    predictions: Path,
+    progress: CaseProgress | None = None,
+) -> Scored:
+    """Predict, score and write every case, one in memory at a time (but for what the report shows of each)."""
+    metrics: SegmentationMetrics | None = None
+    state = SegmentationState()
+    views: list[CaseView] = []
+    seconds = 0.0
+    for record in records:
+        sample = adapter.load(record)
+        target = _target(sample)
+        metrics = metrics or _metrics_for(sample, classes, nsd_tolerance_mm)
+        _require_unit(sample, metrics)
+        raw = sample["image"] if target.ndim == 3 else sample["image"][:, None]
+        image = normalise(raw, normalisation)
+        started = time.perf_counter()
+        labels = segment_volume(
+            net,
+            image,
+            slice_context=slice_context,
+            roi=roi,
+            inference=inference,
+            progress=None if progress is None else partial(progress, record.case),
+        ).labels
+        seconds += time.perf_counter() - started
+        ending = ".png" if sample["meta"]["file"] is None else ".nii.gz"
+        write_prediction(predictions / f"{record.case}{ending}", labels, sample["meta"])
+        labels = labels.reshape(target.shape)
+        spacing = sample["meta"]["spacing"]
+        state += metrics.observe(labels, target, case=record.case, spacing=spacing)
+        views.append(_view(record.case, sample, image, labels, metrics, state))
+    if metrics is None:
+        raise DataError("no case to test on.")
+    return Scored(metrics, metrics.summarise(state), views, seconds)
+
+
+def finish(
+    folder: RunFolder,
+    recipe: SegmentationRecipe,
+    info: DatasetInfo,
+    main: Contender,
+    controls: Sequence[Contender],
+    *,
+    baseline: Sequence[Record],
+    adapter: DatasetAdapter,
+    records: Sequence[Record],
+    history: Sequence[Mapping[str, float | None]],
+) -> TestResult:
+    """Write metrics.json and report.html, with every contender side by side.
+
+    Args:
+        baseline: training records to fit intensity thresholds on, which are then scored as the net is; empty: none.
+        records: the test records.
+    """
+    rows = [_comparison_row(contender, info.classes) for contender in (main, *controls)]
+    thresholds: dict[str, Any] | None = None
+    if baseline:
+        thresholds, row = _score_thresholds(main.scored.metrics, adapter, baseline, records)
+        rows.append(row)
+    summary = main.scored.summary
+    write_json(
+        folder.metrics,
+        {
+            "model": _numbers(main),
+            "controls": [_numbers(control) for control in controls],
+            "threshold_baseline": thresholds,
+            "comparison": [{"name": row.name, "role": row.role, **row.values} for row in rows],
+            "seed": recipe.seed,
+            "environment": describe_environment(),
+        },
+    )
+    if not folder.config.exists():  # a test folder of its own: the report shows with which settings
+        folder.config.parent.mkdir(parents=True, exist_ok=True)
+        folder.config.write_text(recipe_text(recipe), encoding="utf-8")
+    report = write_report(
+        folder.root,
+        title=f"{recipe.model.encoder} {recipe.model.decoder} on {recipe.data.root or adapter.name}",
+        summary=_cards(main, info),
+        cases=main.scored.views,
+        history=history,
+        classes=info.classes,
+        metrics=_metric_rows(summary, info.classes),
+        comparison=rows if len(rows) > 1 else None,
+        notes=_notes(main, controls, thresholds),
+    )
+    return TestResult(folder, summary, rows, report)
+
+
+def _target(sample: Sample) -> np.ndarray:
+    if "mask" not in sample:
+        raise DataError(f"{sample['meta']['path']}: no label file; a test needs one for each case.")
+    return sample["mask"]
+
+
+def _metrics_for(sample: Sample, classes: tuple[str, ...], tolerance: float) -> SegmentationMetrics:
+    return SegmentationMetrics(classes, tolerance_mm=tolerance, unit="mm" if sample["meta"]["spacing_known"] else "px")
+
+
+def _require_unit(sample: Sample, metrics: SegmentationMetrics) -> None:
+    if ("mm" if sample["meta"]["spacing_known"] else "px") != metrics.unit:
+        raise DataError(
+            f"{sample['meta']['path']}: some test cases state their spacing in mm and some do not, so distances "
+            "between surfaces have no common unit. Give every file its spacing."
+        )
+
+
+def _view(
+    case: str,
+    sample: Sample,
+    image: np.ndarray,
+    labels: np.ndarray,
+    metrics: SegmentationMetrics,
+    state: SegmentationState,
+) -> CaseView:
+    """What the report keeps of a case, small: half-precision pixels and one byte a label."""
+    table = metrics.case_table(state, case)
+    foreground = [metrics.classes[k] for k in metrics.foreground]
+    scores = {f"mean {name}": _mean([values[k] for k in foreground]) for name, values in table.items()}
+    scores |= {f"Dice {k}": table["Dice"][k] for k in foreground if len(foreground) > 1}
+    # a picture keeps its colours; a volume is shown as normalised, which half precision can hold
+    shown = sample["image"] if labels.ndim == 2 else image
+    small = np.uint8 if len(metrics.classes) <= 256 else np.uint16
+    return CaseView(
+        case,
+        shown[:3].astype(np.float16 if labels.ndim == 3 else np.float32),
+        _target(sample).astype(small),
+        labels.astype(small),
+        scores,
+        sample["meta"]["spacing"],
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if value == value]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _score_thresholds(
+    metrics: SegmentationMetrics, adapter: DatasetAdapter, train: Sequence[Record], test: Sequence[Record]
+) -> tuple[dict[str, Any], ComparisonRow]:
+    cuts = fit_thresholds(adapter.load(record) for record in train)
+    state = SegmentationState()
+    for record in test:
+        sample = adapter.load(record)
+        state += metrics.observe(
+            cuts.apply(sample["image"]), _target(sample), case=record.case, spacing=sample["meta"]["spacing"]
+        )
+    summary = metrics.summarise(state)
+    values = {"parameters": 2, "training": None, **_scores(summary, metrics.classes)}
+    row = ComparisonRow("two intensity thresholds", "baseline", values)
+    return {"low": cuts.low, "high": cuts.high, "test": summary}, row
+
+
+def _comparison_row(contender: Contender, classes: Sequence[str]) -> ComparisonRow:
+    seconds = contender.train_seconds
+    values: dict[str, Value] = {
+        "parameters": contender.num_parameters,
+        "training": None if seconds is None else f"{seconds:.0f} s",
+        **_scores(contender.scored.summary, classes),
+    }
+    return ComparisonRow(contender.name, contender.role, values)
+
+
+def _scores(summary: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Value]:
+    """The columns of the comparison: pooled Dice of each foreground class, their mean, and means of surface scores."""
+    dice = summary["metrics"]["Dice"]
+    columns: dict[str, Value] = {f"Dice {name}": dice["classes"][name]["pooled"] for name in classes[1:]}
+    columns["mean Dice"] = dice["foreground_pooled"]
+    for name, entry in summary["metrics"].items():
+        if name.startswith(("HD95", "NSD")):
+            columns[f"mean {name}"] = entry["foreground_mean"]
+    return columns
+
+
+def _numbers(contender: Contender) -> dict[str, Any]:
+    return {
+        "encoder": contender.name,
+        "parameters": contender.num_parameters,
+        "train_seconds": contender.train_seconds,
+        "predict_seconds": contender.scored.seconds,
+        "best_epoch": contender.best_epoch,
+        "test": contender.scored.summary,
+    }
+
+
+def _cards(main: Contender, info: DatasetInfo) -> dict[str, Value]:
+    dice = main.scored.summary["metrics"]["Dice"]
+    cards: dict[str, Value] = {"mean test Dice (pooled)": dice["foreground_pooled"]}
+    if len(info.classes) <= 6:
+        cards |= {f"Dice {name}": dice["classes"][name]["pooled"] for name in info.classes[1:]}
+    cards |= {"test cases": main.scored.summary["num_cases"], "parameters": main.num_parameters}
+    if main.train_seconds is not None:
+        cards["training"] = f"{main.train_seconds / 60:.1f} min"
+    return cards
+
+
+def _metric_rows(summary: Mapping[str, Any], classes: Sequence[str]) -> list[MetricRow]:
+    rows = []
+    for name, entry in summary["metrics"].items():
+        better = entry["better"]
+        unit = name.rsplit("_", 1)[-1] if name.startswith(("HD95", "ASSD")) else ""
+        foreground = {k: entry["classes"][k] for k in classes[1:]}
+        if "foreground_pooled" in entry:
+            pooled = {k: values["pooled"] for k, values in foreground.items()}
+            rows.append(MetricRow(name, "pooled over all voxels", pooled, entry["foreground_pooled"], unit, better))
+        means = {k: values["case_mean"] for k, values in foreground.items()}
+        rows.append(MetricRow(name, "mean over cases", means, entry["foreground_mean"], unit, better))
+    return rows
+
+
+def _notes(main: Contender, controls: Sequence[Contender], thresholds: Mapping[str, Any] | None) -> list[str]:
+    notes = []
+    if main.best_epoch is not None:
+        notes.append(f"Weights are those of epoch {main.best_epoch}, the best by mean Dice on the validation cases.")
+    if controls:
+        notes.append("The control has the same decoder, data, schedule and seed; only its encoder differs.")
+    if thresholds is not None:
+        notes.append(
+            f"The thresholds ({thresholds['low']:g} and {thresholds['high']:g} in the image's units) are fitted on the "
+            "training cases to maximise the mean Dice."
+        )
+    return notes
