@@ -174,7 +174,7 @@ def _is_within(name: str, parts: tuple[str, ...]) -> bool:
 
 def _with_adapted_input(target: nn.Module, incoming: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Fit the first convolution to the model's image channels, as timm does: summed for one, cycled for more."""
-    name = f"{_pretrained_cfg(target).get('first_conv')}.weight"
+    name = f"{pretrained_cfg_of(target).get('first_conv')}.weight"
     if name not in incoming:
         return incoming, ()
     theirs, ours = incoming[name], target.get_parameter(name)
@@ -189,7 +189,7 @@ def _misfit(
     report: LoadReport, target: nn.Module, incoming: Mapping[str, Tensor], entries: Mapping[str, Tensor]
 ) -> str:
     """The one paragraph for a file that does not fit: what it holds, what is needed, what to do."""
-    name = _pretrained_cfg(target).get("architecture") or type(target).__name__
+    name = pretrained_cfg_of(target).get("architecture") or type(target).__name__
     groups = (
         ("missing", report.missing),
         ("unexpected", report.unexpected),
@@ -231,7 +231,7 @@ def fitting_models(entries: Mapping[str, Tensor]) -> list[str]:
         with torch.device("meta"):
             candidate = timm.create_model(name, num_classes=0)
         theirs = family_filter(candidate)(dict(entries), candidate)
-        first = f"{_pretrained_cfg(candidate)['first_conv']}.weight"  # takes any number of image channels
+        first = f"{pretrained_cfg_of(candidate)['first_conv']}.weight"  # takes any number of image channels
         if _body(theirs, first) == _body(candidate.state_dict(), first):
             found.append(name)
     return found
@@ -241,7 +241,8 @@ def _body(entries: Mapping[str, Tensor], first: str) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in entries.items() if name != first and not _is_within(name, _ENDS)}
 
 
-def _pretrained_cfg(model: nn.Module) -> dict[str, Any]:
+def pretrained_cfg_of(model: nn.Module) -> dict[str, Any]:
+    """timm's description of a model, empty where it was built without timm."""
     cfg = getattr(model, "pretrained_cfg", None)
     return cfg if isinstance(cfg, dict) else {}
 

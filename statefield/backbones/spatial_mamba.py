@@ -226,13 +226,13 @@ class SpatialMamba(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layer groups for layer-wise learning rates: the stem, then stages (coarse) or blocks."""
         if coarse:
-            return {"stem": r"^stem", "blocks": [(r"^stages\.(\d+)", None), (r"^(norm|feature_norms)", (99999,))]}
+            return {"stem": r"^stem", "blocks": [(r"^stages\.(\d+)", None), (r"^(?:norm|feature_norms)", (99999,))]}
         return {
             "stem": r"^stem",
             "blocks": [
                 (r"^stages\.(\d+)\.downsample", (0,)),
                 (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-                (r"^(norm|feature_norms)", (99999,)),
+                (r"^(?:norm|feature_norms)", (99999,)),
             ],
         }
 

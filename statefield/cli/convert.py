@@ -1,0 +1,33 @@
+"""`statefield convert IN.pth OUT.safetensors --model NAME`: an official checkpoint, checked, under our names."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def convert(argv: list[str]) -> int:
+    """Convert one file and print the counted report; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="statefield convert",
+        description="Load an official checkpoint strictly into one of our backbones and write it as safetensors. "
+        "No code from the file is run, and a file that does not fit entry by entry is refused.",
+    )
+    parser.add_argument("source", metavar="IN", help="a checkpoint of the authors' (.pth, .pt, .ckpt) or of ours")
+    parser.add_argument("target", metavar="OUT.safetensors", help="the file to write")
+    parser.add_argument("--model", required=True, metavar="NAME", help="the backbone it belongs to: statefield models")
+    parser.add_argument(
+        "--container", metavar="KEY", help="the dict of the file to read, such as model_ema (default: model, if any)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
+    options = parser.parse_args(argv)
+
+    from statefield.backbones.conversion import convert_checkpoint  # here: it imports torch
+
+    report = convert_checkpoint(
+        options.source, options.target, options.model, container=options.container, overwrite=options.overwrite
+    )
+    inside = f", container {report.container!r}" if report.container else ""
+    print(f"{options.source}{inside} -> {options.model}")
+    print("\n".join(report.lines()))
+    print(f"wrote {options.target}")
+    return 0

@@ -1,0 +1,79 @@
+"""`statefield models [PATTERN]`: the backbones, what they cost and where their weights come from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def models(argv: list[str]) -> int:
+    """Print a table of backbones, or the same as JSON; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="statefield models",
+        description="List the backbones: parameters with an ImageNet-1K head, multiply-adds at 224 x 224, and the "
+        "accuracy that their authors publish. timm's own models work wherever these do: timm.list_models().",
+    )
+    parser.add_argument("pattern", nargs="?", default="", help="part of a name, or a pattern with * and ?")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(argv)
+
+    from statefield.backbones import BACKBONES, list_models  # here: it imports torch
+    from statefield.errors import UnknownName
+
+    names = list_models(options.pattern)
+    if not names:
+        raise UnknownName.among("backbone", options.pattern, BACKBONES)
+    rows = [_row(name) for name in names]
+    print(json.dumps(rows, indent=2) if options.json else _table(rows))
+    return 0
+
+
+def _row(name: str) -> dict[str, Any]:
+    from statefield.backbones import BACKBONES
+    from statefield.backbones.cost import model_cost
+
+    info, cost = BACKBONES[name], model_cost(name)
+    return {
+        "name": name,
+        "family": info.family,
+        "configuration_by": info.origin,
+        "parameters": cost.parameters,
+        "gmacs_at_224": round(cost.multiply_adds / 1e9, 3),
+        "published_top1": info.published_top1,
+        "weights_license": info.weights_license,
+        "source": info.source,
+        "paper": info.paper,
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    header = ("name", "family", "parameters", "GMACs", "top-1 %", "weights' licence", "source")
+    cells = [
+        (
+            row["name"],
+            row["family"],
+            f"{row['parameters'] / 1e6:.1f} M",
+            f"{row['gmacs_at_224']:.2f}",
+            "-" if row["published_top1"] is None else f"{row['published_top1']:.1f} *",
+            _license(row),
+            row["source"],
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in (header, *cells)) for column in range(len(header))]
+    numeric = {2, 3, 4}
+    lines = [
+        "  ".join(
+            f"{cell:>{width}}" if column in numeric else f"{cell:<{width}}"
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in (header, *cells)
+    ]
+    return "\n".join([*lines, "", "* published by the authors for ImageNet-1K at 224 x 224, not measured here"])
+
+
+def _license(row: dict[str, Any]) -> str:
+    if row["configuration_by"] != "paper":
+        return "no weights (ours)"
+    return row["weights_license"] or "not verified"

@@ -1,0 +1,244 @@
+"""What every registered backbone must do to serve timm, segmentation_models_pytorch and training at large.
+
+Tests over `list_models()` build the published configuration on the meta device; those that compute run a twin of each
+family, of one block a stage and few channels.
+"""
+
+from __future__ import annotations
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from torch import nn
+
+from statefield.backbones import BACKBONES, create_model, list_models
+from statefield.backbones._register import check_backbone_name
+from statefield.backbones.checkpoints import backbone_of, load_entries
+from statefield.errors import ConfigError
+
+TWINS = {"Spatial-Mamba": ("spatial_mamba_nano", {"dims": 8, "depths": (1, 1, 1, 1), "drop_path_rate": 0.0})}
+SMP_DECODERS = (
+    *("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet"),
+    *("deeplabv3", "deeplabv3plus", "pan", "upernet", "segformer", "dpt"),
+)
+
+every_name = pytest.mark.parametrize("name", list_models())
+every_family = pytest.mark.parametrize("family", sorted({info.family for info in BACKBONES.values()}))
+
+
+def twin(family: str, **kwargs) -> nn.Module:
+    name, small = TWINS[family]
+    torch.manual_seed(0)
+    return create_model(name, **(small | kwargs))
+
+
+def image(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+@every_name
+def test_builds_on_the_meta_device_with_no_arguments_and_tells_its_pyramid(name):
+    with torch.device("meta"):
+        wrapped = timm.create_model(name, features_only=True)
+        whole = timm.create_model(name)
+    assert all(parameter.is_meta for parameter in whole.parameters())
+    assert wrapped.feature_info.reduction() == [4, 8, 16, 32]
+    assert wrapped.feature_info.channels() == [info["num_chs"] for info in whole.feature_info]
+    for info in whole.feature_info:
+        whole.get_submodule(info["module"])
+
+
+@every_name
+def test_the_cfg_names_the_first_convolution_and_the_classifier(name):
+    with torch.device("meta"):
+        model = timm.create_model(name, in_chans=7, num_classes=13)
+    assert model.get_submodule(model.pretrained_cfg["first_conv"]).weight.shape[1] == 7
+    assert model.get_submodule(model.pretrained_cfg["classifier"]).out_features == 13
+    assert model.get_classifier().out_features == 13
+    model.reset_classifier(3)
+    assert model.get_classifier().out_features == model.num_classes == 3
+    assert not model.pretrained_cfg["fixed_input_size"]
+
+
+@every_name
+def test_every_parameter_belongs_to_a_layer_group_and_unknown_arguments_are_refused(name):
+    from timm.models import group_parameters
+
+    with torch.device("meta"):
+        model = timm.create_model(name)
+        for coarse in (False, True):
+            groups = group_parameters(model, model.group_matcher(coarse), reverse=True)
+            assert set(groups) == {parameter for parameter, _ in model.named_parameters()}
+            assert len(set(groups.values())) > 3
+        assert model.no_weight_decay() <= {parameter for parameter, _ in model.named_parameters()}
+        with pytest.raises(TypeError, match="nonsense"):
+            timm.create_model(name, nonsense=1)
+
+
+@every_name
+def test_asking_for_weights_that_nobody_hosts_says_where_they_are(name):
+    with pytest.raises(RuntimeError, match=rf"statefield convert FILE OUT.safetensors --model {name}"):
+        timm.create_model(name, pretrained=True)
+
+
+@pytest.mark.parametrize("name", ["spatial_tresnet", "mamba_dla", "regnet_mamba", "res2mamba", "resnet18"])
+def test_a_name_that_timm_owns_or_smp_rewires_is_refused(name):
+    with pytest.raises(ConfigError, match=name):
+        check_backbone_name(name)
+
+
+@every_family
+def test_features_only_gives_the_same_maps_as_the_whole_model(family):
+    whole, x = twin(family).eval(), image(2, 3, 64, 96)
+    wrapped = twin(family, features_only=True).eval()
+    report = load_entries(wrapped, whole.state_dict(), source="the whole model")
+    assert {name.split(".")[0] for name in report.set_aside} == {"norm", "head"}
+    with torch.no_grad():
+        last, inside = whole.forward_intermediates(x)
+        outside = wrapped(x)
+        torch.testing.assert_close(whole(x), whole.forward_head(last))
+        torch.testing.assert_close(whole.forward_features(x), last)
+    assert [tuple(m.shape[-2:]) for m in outside] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    for ours, theirs in zip(outside, inside, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@every_family
+@pytest.mark.parametrize("indices", [(1,), (0, 2), (-1,), (-3, -2)])
+def test_chosen_maps_are_those_of_all_maps(family, indices):
+    whole, x = twin(family).eval(), image(1, 3, 32, 32)
+    wrapped = twin(family, features_only=True, out_indices=indices).eval()
+    load_entries(wrapped, whole.state_dict(), source="the whole model")
+    with torch.no_grad():
+        everything = whole.forward_intermediates(x, intermediates_only=True)
+        channels_last = whole.forward_intermediates(x, indices, output_fmt="NHWC", intermediates_only=True)
+        chosen = wrapped(x)
+    for index, ours, nhwc in zip(indices, chosen, channels_last, strict=True):
+        torch.testing.assert_close(ours, everything[index], rtol=0, atol=0)
+        torch.testing.assert_close(nhwc.permute(0, 3, 1, 2), everything[index], rtol=0, atol=0)
+    assert wrapped.feature_info.channels() == [everything[index].shape[1] for index in indices]
+
+
+@every_family
+@pytest.mark.parametrize(("output_stride", "reductions"), [(8, [4, 8, 8, 8]), (16, [4, 8, 16, 16])])
+def test_output_stride_is_honoured_and_reported(family, output_stride, reductions):
+    wrapped = twin(family, features_only=True, output_stride=output_stride).eval()
+    assert wrapped.feature_info.reduction() == reductions
+    with torch.no_grad():
+        maps = wrapped(image(1, 3, 64, 32))
+    assert [tuple(m.shape[-2:]) for m in maps] == [(64 // r, 32 // r) for r in reductions]
+
+
+@every_family
+@pytest.mark.parametrize("output_stride", [1, 4, 64])
+def test_an_impossible_output_stride_is_refused(family, output_stride):
+    with pytest.raises(ConfigError, match=f"output_stride {output_stride} "):
+        twin(family, output_stride=output_stride)
+
+
+@every_family
+@pytest.mark.parametrize("in_chans", [1, 3, 13])
+@pytest.mark.parametrize("size", [(64, 64), (37, 51), (5, 1)])
+def test_any_channels_and_any_size(family, in_chans, size):
+    wrapped = twin(family, features_only=True, in_chans=in_chans).eval()
+    with torch.no_grad():
+        maps = wrapped(image(2, in_chans, *size))
+    for feature_map, reduction in zip(maps, (4, 8, 16, 32), strict=True):
+        assert feature_map.shape[-2:] == tuple(-(-side // reduction) for side in size)
+        assert torch.isfinite(feature_map).all()
+
+
+@every_family
+@pytest.mark.parametrize("decoder", SMP_DECODERS)
+def test_smp_decoders_run_forward_and_backward(family, decoder):
+    name, small = TWINS[family]
+    side = 128 if decoder == "pan" else 64  # PAN's pooling pyramid needs 128
+    options = small | ({"decoder_readout": "ignore"} if decoder == "dpt" else {})  # the others have no such readout
+    model = smp.create_model(decoder, f"tu-{name}", encoder_weights=None, in_channels=2, classes=3, **options)
+    logits = model.train()(image(2, 2, side, side))
+    assert logits.shape == (2, 3, side, side)
+    logits.square().mean().backward()
+    unreached = {key for key, parameter in model.encoder.named_parameters() if parameter.grad is None}
+    if decoder == "dpt":  # keeps the whole model, with a head that its maps do not pass
+        unreached = {key for key in unreached if not key.startswith(("model.norm", "model.head"))}
+    assert unreached == set()
+    assert model.encoder.model.get_parameter(_first_convolution(model.encoder.model)).grad.abs().max() > 0
+
+
+def _first_convolution(model: nn.Module) -> str:
+    prefix = "" if backbone_of(model) is model else "model."
+    return f"{prefix}{backbone_of(model).pretrained_cfg['first_conv']}.weight"
+
+
+@every_family
+def test_gradient_checkpointing_gives_equal_gradients(family):
+    model, x = twin(family).train(), image(2, 3, 32, 32)
+    gradients = []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        model(x).square().sum().backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+@every_family
+def test_evaluation_follows_every_change_of_a_parameter(family):
+    """Nothing derived from weights is cached: eval, change, eval again shows the change, for each parameter alone."""
+    model, x = twin(family).eval(), image(1, 3, 64, 64)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            before, kept = model(x), parameter.clone()
+            parameter.add_(torch.rand(parameter.shape, generator=generator) + 0.5)
+            assert (model(x) - before).abs().max() > 0, f"{name} has no effect after an evaluation"
+            parameter.copy_(kept)
+            torch.testing.assert_close(model(x), before, rtol=0, atol=0)
+
+
+@every_family
+def test_bfloat16_autocast_stays_finite_and_near(family):
+    model, x = twin(family).train(), image(2, 3, 64, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(x)
+    logits.float().square().sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+    model.eval()
+    with torch.no_grad():
+        exact = model(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = model(x).float()
+    # bfloat16 keeps 8 bits, so a relative error of about 1/256 enters at every layer
+    assert (rough - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+@every_family
+def test_compiles_as_one_graph(family):
+    wrapped, x = twin(family, features_only=True).eval(), image(1, 3, 64, 32)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(wrapped, fullgraph=True, backend="aot_eager")(x)
+        for ours, theirs in zip(compiled, wrapped(x), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+@every_family
+def test_exports(family):
+    model, x = twin(family).eval(), image(1, 3, 64, 32)
+    with torch.no_grad():
+        program = torch.export.export(model, (x,), strict=False)
+        torch.testing.assert_close(program.module()(x), model(x))
+
+
+@every_family
+def test_a_state_dict_survives_a_round_trip_through_a_fresh_model(family):
+    first, second, x = twin(family).eval(), twin(family).eval(), image(1, 3, 32, 32)
+    with torch.no_grad():
+        for parameter in second.parameters():
+            parameter.normal_()
+        report = load_entries(second, first.state_dict(), source="first")
+        assert len(report.loaded) == len(first.state_dict())
+        torch.testing.assert_close(second(x), first(x), rtol=0, atol=0)
+    assert backbone_of(second) is second
