@@ -30,7 +30,9 @@ class Verb:
 VERBS: dict[tuple[str, ...], Verb] = {
     ("medical", "train"): Verb("statefield.cli.medical:train", "train a segmentation, then test it and write a report"),
     ("medical", "test"): Verb("statefield.cli.medical:test", "score a trained model on a split"),
-    ("medical", "predict"): Verb("statefield.cli.medical:predict", "segment images or volumes with a trained model"),
+    ("medical", "predict"): Verb(
+        "statefield.cli.medical_predict:predict", "segment images or volumes with a trained model"
+    ),
     ("medical", "evaluate"): Verb("statefield.cli.medical_evaluate:evaluate", "score label files against label files"),
     ("models",): Verb("statefield.cli.models:models", "list the backbones"),
     ("routes",): Verb("statefield.cli.routes:routes", "list the scan orders, or draw one"),

@@ -112,7 +112,8 @@ def training_curves(history: Sequence[Mapping[str, float | None]], classes: Sequ
     """One panel for each kind of value in `history` over epochs: losses, each metric (a line per class), learning rate.
 
     Args:
-        history: a row per epoch; "epoch" counts from 0 where given, every other key is a curve. None and NaN are gaps.
+        history: a row per epoch. "epoch" is its position where given; "step" and "seconds" are not drawn; every other
+            key is a curve, in which None and NaN are gaps.
         classes: names by label value; a curve whose key contains a class's name has that class's colour.
     """
     panels = curve_panels(history)
@@ -139,7 +140,7 @@ def curve_panels(history: Sequence[Mapping[str, float | None]]) -> dict[str, lis
     """The panels of `training_curves`, in order: title -> the keys drawn in it."""
     panels: dict[str, list[str]] = {}
     for key in dict.fromkeys(key for row in history for key in row):
-        if key not in ("epoch", "step"):
+        if key not in ("epoch", "step", "seconds"):
             panels.setdefault(_panel(key), []).append(key)
     return dict(sorted(panels.items(), key=lambda item: (item[0] != "loss", item[0] == "learning rate", item[0])))
 
@@ -193,7 +194,7 @@ def _draw(
     index = max(of_class, key=lambda i: len(classes[i])) if of_class else None
     plain = (ink.line, ink.second, *_OKABE_ITO)
     colour = class_colour(index) if index is not None else plain[number % len(plain)]
-    label = classes[index] if index is not None else re.sub(r"[/_]+", " ", key)
+    label = re.sub(r"[/_]+", " ", key if index is None else classes[index])
     marker = "o" if len(points) < 3 else None
     x, y = zip(*points, strict=True)
     axes.plot(x, y, color=colour, linewidth=1.8, marker=marker, markersize=4, label=label)

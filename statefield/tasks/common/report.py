@@ -146,7 +146,7 @@ def write_report(
     if sheet:
         _save_figure(run / "figures" / "overview.png", overview(sheet, _PANELS))
     config = run / "config.yaml"
-    page = _template().render(
+    page = _template(classes).render(
         title=title,
         run=run.name,
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -206,6 +206,18 @@ def format_value(value: Value) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}".replace(",", " ")
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def readable(text: str, classes: Sequence[str]) -> str:
+    """`text` with the names of classes spelt with spaces; other words, such as HD95_mm, stay as published.
+
+    >>> readable("HD95_mm grey_matter", ["other", "grey_matter"])
+    'HD95_mm grey matter'
+    """
+    for name in sorted(classes, key=len, reverse=True):
+        if "_" in name:
+            text = text.replace(name, name.replace("_", " "))
+    return text
 
 
 def _draw_cases(
@@ -331,7 +343,7 @@ def _save_bytes(path: Path, content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
 
 
-def _template() -> Template:
+def _template(classes: Sequence[str]) -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -340,4 +352,5 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["value"] = format_value
+    environment.filters["readable"] = lambda text: readable(text, classes)
     return environment.get_template("report.html.j2")
