@@ -1,0 +1,140 @@
+"""Spatial-Mamba's structure-aware scan: `structure_aware_scan` is what people call. README.md here has the maths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from statefield.errors import ConfigError, ShapeError
+from statefield.kernels._op import state_dtype
+from statefield.kernels.selective_scan import selective_scan
+from statefield.kernels.state_fusion import state_fusion
+from statefield.kernels.structure_aware_scan.reference import structure_aware_scan_reference
+
+__all__ = ["scan_states", "structure_aware_scan", "structure_aware_scan_reference"]
+
+
+def structure_aware_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    weight: Tensor,
+    alpha: Tensor,
+    delta_bias: Tensor | None = None,
+    *,
+    delta_softplus: bool = True,
+    dilations: Sequence[int] = (1, 3, 5),
+) -> Tensor:
+    """Scan a map in raster order, let its states exchange with their neighbours, then read them out.
+
+    h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t row by row;  y = sum_n C_n fusion(h)_n + D u  (see `state_fusion`).
+    Differentiable in every tensor.
+
+    Args:
+        u, delta: [B, H, W, E], floating; H, W, E >= 1.
+        A: [E, N], N >= 1; negative for a state that decays.
+        B, C: [B, H, W, N].
+        D: [E]. delta_bias: [E].
+        weight: [K, E, 3, 3]; alpha: [K]: the fusion's kernels, one a dilation, and their weights.
+        delta_softplus: dt = softplus(delta + delta_bias) instead of delta + delta_bias.
+        dilations: K integers >= 1.
+
+    Returns:
+        y [B, H, W, E] in u's dtype; states are float32 (float64 for float64). Under torch.autocast floating inputs are
+        cast to float32 and so is y.
+
+    Raises:
+        ShapeError: a shape, dtype or device that does not fit the others; names the argument.
+        ConfigError: a dilation below 1. KernelUnavailable: a forced implementation cannot run here.
+
+    Source: Xiao et al., "Spatial-Mamba", 2024 (arXiv 2410.15091), section 3.2.
+    """
+    dilations = [int(dilation) for dilation in dilations]
+    _check(u, delta, A, B, C, D, weight, alpha, delta_bias, dilations)
+    h = scan_states(u, delta, A, B, delta_bias, delta_softplus)
+    y = state_fusion(h, weight, alpha, C, D, u, dilations=dilations)
+    return y if torch.is_autocast_enabled(u.device.type) else y.to(u.dtype)
+
+
+def scan_states(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool
+) -> Tensor:
+    """All states of the raster scan, [B, H, W, N, E], in the state dtype. Arguments as `structure_aware_scan`.
+
+    `selective_scan` gives what C reads out; with C = 1 and every state a channel of its own, that is the states.
+    """
+    dtype = state_dtype(u.dtype)
+    batch, height, width, channels = u.shape
+    states = A.shape[1]
+
+    def per_state(x: Tensor) -> Tensor:  # [B, H, W, E] -> [B, L, N * E]
+        return x.to(dtype).flatten(1, 2).repeat(1, 1, states)
+
+    ones = u.new_ones(states * channels, 1, dtype=dtype)
+    h = selective_scan(
+        per_state(u),
+        per_state(delta),
+        A.T.reshape(-1, 1),
+        B.flatten(1, 2).unsqueeze(3),  # [B, L, G = N, 1]: state n of every channel reads B_n
+        ones,
+        delta_bias=None if delta_bias is None else delta_bias.repeat(states),
+        delta_softplus=delta_softplus,
+        layout="bld",
+    )
+    return h.reshape(batch, height, width, states, channels)
+
+
+def _check(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    weight: Tensor,
+    alpha: Tensor,
+    delta_bias: Tensor | None,
+    dilations: list[int],
+) -> None:
+    if u.dim() != 4 or min(u.shape[1:]) < 1:
+        raise ShapeError(
+            f"structure_aware_scan: u has shape {list(u.shape)}, it has to be [B, H, W, E] with H, W, E >= 1."
+        )
+    if not dilations or min(dilations) < 1:
+        raise ConfigError(
+            f"structure_aware_scan: dilations are {dilations}, at least one is needed and each has to be >= 1."
+        )
+    batch, height, width, channels = u.shape
+    if A.dim() != 2 or A.shape[0] != channels or A.shape[1] < 1:
+        raise ShapeError(
+            f"structure_aware_scan: A has shape {list(A.shape)}, it has to be [E, N] with E = {channels}, the channels "
+            f"of u {list(u.shape)}, and N >= 1."
+        )
+    kernels, states = len(dilations), A.shape[1]
+    wanted = {
+        "delta": (delta, (batch, height, width, channels), "[B, H, W, E]"),
+        "B": (B, (batch, height, width, states), "[B, H, W, N]"),
+        "C": (C, (batch, height, width, states), "[B, H, W, N]"),
+        "D": (D, (channels,), "[E]"),
+        "weight": (weight, (kernels, channels, 3, 3), "[K, E, 3, 3]"),
+        "alpha": (alpha, (kernels,), "[K]"),
+        "delta_bias": (delta_bias, (channels,), "[E]"),
+    }
+    for name, (tensor, shape, axes) in wanted.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ShapeError(
+                f"structure_aware_scan: {name} has shape {list(tensor.shape)}, it has to be {axes} = {list(shape)} for "
+                f"u {list(u.shape)}, A {list(A.shape)} and {kernels} dilations."
+            )
+    for name, tensor in [("u", u), ("A", A), *((name, entry[0]) for name, entry in wanted.items())]:
+        if tensor is not None and not tensor.is_floating_point():
+            raise ShapeError(f"structure_aware_scan: {name} is {tensor.dtype}, it has to be real and floating.")
+        if tensor is not None and tensor.device != u.device:
+            raise ShapeError(
+                f"structure_aware_scan: {name} is on {tensor.device} and u on {u.device}: move them together."
+            )
