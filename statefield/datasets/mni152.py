@@ -1,7 +1,8 @@
 """The embedded dataset: the ICBM152 T1 template with grey and white matter, as the pip package nilearn ships it.
 
 One head, 197 x 233 x 189 voxels of 1 mm (MNI ICBM152 2009a symmetric, converted to 8 bit), so the cases are slabs of
-axial slices. A voxel's label is the largest of three maps: other (1 - grey - white), grey matter, white matter.
+axial slices. A voxel's label is the largest of three maps, the first on a tie: other (1 - grey - white), grey matter,
+white matter.
 
 Slabs, in slices of the template counted from inferior (slice k is at z = k - 72 mm); slices 10 to 149 are those in
 which at least 1000 voxels are brain. Four slices are left out between a training slab and any other:
@@ -127,10 +128,11 @@ def _template(t1: Path, grey: Path, white: Path) -> tuple[Volume, np.ndarray]:
     volume = read_volume(t1)
     if volume.file.orientation != ((0, 1), (1, 1), (2, 1)):  # the slabs' own affines are counted along the third axis
         raise DataError(f"{t1}: not in the orientation RAS in which nilearn ships it: install nilearn again.")
-    share = [read_volume(path).array[0] / 255.0 for path in (grey, white)]
+    # in 255ths, as integers: ties (the first map wins) must not be decided by rounding
+    share = [read_volume(path).array[0].astype(np.int16) for path in (grey, white)]
     if any(part.shape != volume.array.shape[1:] for part in share):
         raise DataError(f"{grey}, {white}: not on the voxels of {t1}: install nilearn again.")
-    labels = np.stack([1.0 - share[0] - share[1], *share]).argmax(axis=0).astype(np.uint8)
+    labels = np.stack([255 - share[0] - share[1], *share]).argmax(axis=0).astype(np.uint8)
     return Volume(volume.array.astype(np.uint8), volume.affine, volume.spacing, volume.file), labels
 
 
