@@ -13,9 +13,9 @@ int map(float *out, const float *in, int64_t count) {
     return SF_OK;
 }
 
-vf exp_of(vf x) { return exp<float>(x); }
-vf softplus_of(vf x) { return softplus<float>(x); }
-vf sigmoid_of(vf x) { return sigmoid<float>(x); }
+vf exp_of(vf x) { return exp(x); }
+vf softplus_of(vf x) { return softplus(x); }
+vf sigmoid_of(vf x) { return sigmoid(x); }
 
 }  // namespace
 }  // namespace SF_ISA

@@ -8,104 +8,107 @@
 // column at the rim of the map collect from every place that was clamped to it; these sums of rows and columns are
 // packed as further rows and columns, so the rim is gathered as the interior is, only from other addresses.
 #pragma once
-#include <algorithm>
-#include <new>
-#include <vector>
+#include "simd.h"
 
-#include "abi.h"
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
-namespace fusion {
+namespace SF_ISA {
 
 constexpr int kLineBytes = 64;
 #if defined(SF_ISA_avx512)
-constexpr int kVectorBytes = 64;
 constexpr int kPixels = 8;  // pixels a tile: as many accumulators as fit in the registers beside the weights
-#elif defined(SF_ISA_avx2)
-constexpr int kVectorBytes = 32;
-constexpr int kPixels = 4;
-#elif defined(SF_ISA_neon)
-constexpr int kVectorBytes = 16;
+#elif defined(SF_ISA_avx2) || defined(SF_ISA_neon)
 constexpr int kPixels = 4;
 #else
-constexpr int kVectorBytes = 16;
 constexpr int kPixels = 2;
 #endif
-constexpr int kVectors = kLineBytes / kVectorBytes;     // vectors a line
-constexpr int kTapGroup = std::max(2, 8 / kVectors);    // taps whose weight gradients are accumulated together
-template <class T> constexpr int kLine = kLineBytes / static_cast<int>(sizeof(T));   // channels a line
-template <class T> constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+constexpr int kVectors = kLineBytes / SF_VECTOR_BYTES;              // vectors a line
+constexpr int kTapGroup = kVectors >= 4 ? 2 : 8 / kVectors;         // taps whose weight gradients grow together
+template <class T> constexpr int kLine = kLineBytes / (int)sizeof(T);  // channels a line
 
-template <class T> struct VectorOf { typedef T type __attribute__((vector_size(kVectorBytes))); };
-template <class T> using Vector = typename VectorOf<T>::type;
-
-template <class T> inline Vector<T> load(const T *from) {
-    Vector<T> v;
-    __builtin_memcpy(&v, from, sizeof v);
-    return v;
+SF_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+SF_INLINE int64_t greatest(int64_t a, int64_t b) { return a > b ? a : b; }
+SF_INLINE int64_t clamped(int64_t x, int64_t low, int64_t high) { return least(greatest(x, low), high); }
+SF_INLINE int this_thread() {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
 }
-template <class T> inline void store(T *to, Vector<T> v) { __builtin_memcpy(to, &v, sizeof v); }
 
 // The first `valid` channels of a line from or to memory; the others are zero.
-template <class T> inline void load_line(const T *from, int valid, Vector<T> *line) {
-    if (valid >= kLine<T>) {
-        for (int v = 0; v < kVectors; ++v) line[v] = load(from + v * kLanes<T>);
-        return;
+template <class T> SF_INLINE void load_line(const T *from, int64_t valid, vec<T> *line) {
+    constexpr int count = lanes<T>::count;
+    for (int v = 0; v < kVectors; ++v) {
+        if (valid >= kLine<T>)
+            line[v] = load(from + v * count);
+        else
+            line[v] = valid > v * count ? load_part(from + v * count, least(valid - v * count, count)) : vec<T>{};
     }
-    alignas(kLineBytes) T part[kLine<T>] = {};
-    for (int e = 0; e < valid; ++e) part[e] = from[e];
-    for (int v = 0; v < kVectors; ++v) line[v] = load(part + v * kLanes<T>);
 }
-template <class T> inline void store_line(T *to, int valid, const Vector<T> *line) {
-    if (valid >= kLine<T>) {
-        for (int v = 0; v < kVectors; ++v) store(to + v * kLanes<T>, line[v]);
-        return;
+template <class T> SF_INLINE void store_line(T *to, int64_t valid, const vec<T> *line) {
+    constexpr int count = lanes<T>::count;
+    for (int v = 0; v < kVectors; ++v) {
+        if (valid >= kLine<T>)
+            store(to + v * count, line[v]);
+        else if (valid > v * count)
+            store_part(to + v * count, line[v], least(valid - v * count, count));
     }
-    alignas(kLineBytes) T part[kLine<T>];
-    for (int v = 0; v < kVectors; ++v) store(part + v * kLanes<T>, line[v]);
-    for (int e = 0; e < valid; ++e) to[e] = part[e];
 }
-template <class T> inline T sum_line(const Vector<T> *line) {
+template <class T> SF_INLINE T sum_line(const vec<T> *line) {
     T total = 0;
-    for (int v = 0; v < kVectors; ++v)
-        for (int l = 0; l < kLanes<T>; ++l) total += line[v][l];
+    for (int v = 0; v < kVectors; ++v) total += sum_lanes<T>(line[v]);
     return total;
 }
 
 // The distinct places that the 9 K taps read, relative to the output pixel. Farther than the map is wide is the same as
 // exactly that far, so a small map has fewer of them.
 struct Taps {
-    std::vector<int> dy, dx;        // one a distinct tap
-    std::vector<int> of;            // [K * 9] -> distinct tap
-    std::vector<int> row_steps, column_steps;  // the distinct distances > 0
-    int row_reach = 0, column_reach = 0;
+    aligned_buffer memory;
+    int count = 0;
+    int *dy = nullptr, *dx = nullptr;                        // [count]
+    int *of = nullptr;                                       // [K * 9] -> distinct tap
+    int *row_steps = nullptr, *column_steps = nullptr;       // the distinct distances > 0
+    int num_row_steps = 0, num_column_steps = 0;
+    int row_reach = 0, column_reach = 0;                     // the farthest of them
 
-    Taps(const int64_t *dilations, int kernels, int64_t height, int64_t width) {
-        for (int k = 0; k < kernels; ++k)
+    Taps(const int64_t *dilations, int64_t kernels, int64_t height, int64_t width)
+        : memory((size_t)(kernels * (3 * 9 + 2)) * sizeof(int)) {
+        if (memory.data == nullptr) return;
+        dy = (int *)memory.data;
+        dx = dy + kernels * 9;
+        of = dx + kernels * 9;
+        row_steps = of + kernels * 9;
+        column_steps = row_steps + kernels;
+        for (int64_t k = 0; k < kernels; ++k)
             for (int a = -1; a <= 1; ++a)
                 for (int b = -1; b <= 1; ++b) {
-                    const int y = a * static_cast<int>(std::min<int64_t>(dilations[k], height - 1));
-                    const int x = b * static_cast<int>(std::min<int64_t>(dilations[k], width - 1));
+                    const int y = a * (int)least(dilations[k], height - 1);
+                    const int x = b * (int)least(dilations[k], width - 1);
                     int t = 0;
-                    while (t < count() && (dy[t] != y || dx[t] != x)) ++t;
-                    if (t == count()) {
-                        dy.push_back(y);
-                        dx.push_back(x);
-                    }
-                    of.push_back(t);
-                    note(row_steps, y);
-                    note(column_steps, x);
+                    while (t < count && (dy[t] != y || dx[t] != x)) ++t;
+                    of[k * 9 + (a + 1) * 3 + b + 1] = t;
+                    dy[t] = y;
+                    dx[t] = x;
+                    if (t == count) ++count;
+                    note(row_steps, num_row_steps, y);
+                    note(column_steps, num_column_steps, x);
                 }
-        for (int step : row_steps) row_reach = std::max(row_reach, step);
-        for (int step : column_steps) column_reach = std::max(column_reach, step);
+        for (int s = 0; s < num_row_steps; ++s) row_reach = (int)greatest(row_reach, row_steps[s]);
+        for (int s = 0; s < num_column_steps; ++s) column_reach = (int)greatest(column_reach, column_steps[s]);
     }
-    int count() const { return static_cast<int>(dy.size()); }
-    static int place(const std::vector<int> &steps, int step) {
-        return static_cast<int>(std::find(steps.begin(), steps.end(), step) - steps.begin());
+    static int place(const int *steps, int count, int step) {
+        int s = 0;
+        while (s < count && steps[s] != step) ++s;
+        return s;
     }
 
   private:
-    static void note(std::vector<int> &steps, int step) {
-        if (step > 0 && place(steps, step) == static_cast<int>(steps.size())) steps.push_back(step);
+    static void note(int *steps, int &count, int step) {
+        if (step > 0 && place(steps, count, step) == count) steps[count++] = step;
     }
 };
 
@@ -123,8 +126,8 @@ struct Cut {
     int64_t chunks;   // tasks along the rows of an image
 
     Cut(int64_t channels, int per_line, int64_t height, int64_t bytes_per_line, int64_t cache_bytes, int64_t task_rows) {
-        lines = static_cast<int>((channels + per_line - 1) / per_line);
-        const int most = static_cast<int>(std::clamp<int64_t>(cache_bytes / std::max<int64_t>(bytes_per_line, 1), 1, 4));
+        lines = (int)((channels + per_line - 1) / per_line);
+        const int most = (int)(clamped(cache_bytes / greatest(bytes_per_line, 1), 1, 4));
         blocks = (lines + most - 1) / most;
         task_lines = (lines + blocks - 1) / blocks;
         blocks = (lines + task_lines - 1) / task_lines;
@@ -134,36 +137,24 @@ struct Cut {
     }
 };
 
-// 64-byte aligned memory that frees itself; `data` is null when there is none to be had.
-template <class T> struct Memory {
-    T *data;
-    explicit Memory(int64_t count)
-        : data(static_cast<T *>(::operator new(static_cast<size_t>(std::max<int64_t>(count, 1)) * sizeof(T),
-                                               std::align_val_t(kLineBytes), std::nothrow))) {}
-    ~Memory() { ::operator delete(data, std::align_val_t(kLineBytes)); }
-    Memory(const Memory &) = delete;
-    Memory &operator=(const Memory &) = delete;
-};
-
-inline int64_t to_line(int64_t bytes) { return (bytes + kLineBytes - 1) / kLineBytes * kLineBytes; }
-
-// merged[line][tap][channel in line] = sum of alpha_k * weight_k over the taps k that share a place; zeros behind the
-// last channel. Made anew in every call: the weights may have changed.
+// merged[tap][channel in line] of one line: the sum of alpha_k * weight_k over the taps k that share a place; zeros behind
+// the last channel. Made anew in every call: the weights may have changed.
 template <class T>
-void merge_weights(const Taps &taps, const T *weight, const T *alpha, int kernels, int64_t channels, int lines, T *merged) {
-    const int count = taps.count();
-    std::fill(merged, merged + static_cast<int64_t>(lines) * count * kLine<T>, T(0));
-    for (int k = 0; k < kernels; ++k)
-        for (int64_t e = 0; e < channels; ++e)
-            for (int tap = 0; tap < 9; ++tap)
-                merged[(e / kLine<T> * count + taps.of[k * 9 + tap]) * kLine<T> + e % kLine<T>] +=
-                    alpha[k] * weight[(k * channels + e) * 9 + tap];
+void merge_weights(const Taps &taps, const T *weight, const T *alpha, int64_t kernels, int64_t channels, int64_t line, T *merged) {
+    memset(merged, 0, (size_t)taps.count * kLineBytes);
+    const int64_t first = line * kLine<T>, last = least(first + kLine<T>, channels);
+    for (int64_t k = 0; k < kernels; ++k)
+        for (int64_t e = first; e < last; ++e) {
+            const T *from = weight + (k * channels + e) * 9;
+            const int *of = taps.of + k * 9;
+            for (int tap = 0; tap < 9; ++tap) merged[of[tap] * kLine<T> + e - first] += alpha[k] * from[tap];
+        }
 }
 
 // [E] as lines, zeros behind the last channel (all zero where `from` is null).
 template <class T> void pad_channels(const T *from, int64_t channels, int lines, T *to) {
-    std::fill(to, to + static_cast<int64_t>(lines) * kLine<T>, T(0));
-    if (from != nullptr) std::copy(from, from + channels, to);
+    memset(to, 0, (size_t)(lines * kLine<T>) * sizeof(T));
+    if (from != nullptr) memcpy(to, from, (size_t)channels * sizeof(T));
 }
 
 template <class T> struct Tap {
@@ -173,21 +164,21 @@ template <class T> struct Tap {
 
 // acc[p] = sum over taps of weight * source at pixel first + p.
 template <class T, int P>
-inline __attribute__((always_inline)) void gather(const Tap<T> *taps, int count, int64_t first, Vector<T> (&acc)[P][kVectors]) {
-    Vector<T> sum[P][kVectors];
+SF_INLINE void gather(const Tap<T> *taps, int count, int64_t first, vec<T> (&acc)[P][kVectors]) {
+    vec<T> sum[P][kVectors];
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) sum[p][v] = Vector<T>{};
+        for (int v = 0; v < kVectors; ++v) sum[p][v] = vec<T>{};
     for (int t = 0; t < count; ++t) {
         const T *source = taps[t].source + first * kLine<T>;
-        Vector<T> weight[kVectors];
+        vec<T> weight[kVectors];
 #pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) weight[v] = load(taps[t].weight + v * kLanes<T>);
+        for (int v = 0; v < kVectors; ++v) weight[v] = load(taps[t].weight + v * lanes<T>::count);
 #pragma GCC unroll 8
         for (int p = 0; p < P; ++p)
 #pragma GCC unroll 8
-            for (int v = 0; v < kVectors; ++v) sum[p][v] += weight[v] * load(source + p * kLine<T> + v * kLanes<T>);
+            for (int v = 0; v < kVectors; ++v) sum[p][v] += weight[v] * load(source + p * kLine<T> + v * lanes<T>::count);
     }
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p)
@@ -207,6 +198,8 @@ template <class Run> inline void for_tiles(int64_t first, int64_t last, Run &&ru
 }
 
 // Packed rows of h: [reach copies of column 0][W columns][reach copies of column W - 1], each one line wide.
+inline int64_t to_line(int64_t bytes) { return (bytes + kLineBytes - 1) / kLineBytes * kLineBytes; }
+
 template <class T> struct PaddedRow {
     int64_t width;
     int reach;
@@ -216,21 +209,24 @@ template <class T> struct PaddedRow {
         T *inside = interior(row);
         const T *last = inside + (width - 1) * kLine<T>;
         for (int c = 0; c < reach; ++c) {
-            std::copy(inside, inside + kLine<T>, row + c * kLine<T>);
-            std::copy(last, last + kLine<T>, inside + (width + c) * kLine<T>);
+            memcpy(row + c * kLine<T>, inside, kLineBytes);
+            memcpy(inside + (width + c) * kLine<T>, last, kLineBytes);
         }
     }
-    // Copies pixels that lie `stride` elements apart.
-    void pack(const T *from, int64_t stride, int valid, T *row) const {
-        T *to = interior(row);
-        for (int64_t j = 0; j < width; ++j) {
-            Vector<T> line[kVectors];
-            load_line(from + j * stride, valid, line);
-            for (int v = 0; v < kVectors; ++v) store(to + j * kLine<T> + v * kLanes<T>, line[v]);
-        }
-        pad(row);
+    // Copies pixels that lie `stride` elements apart, a few lines of each, to rows that lie `row_stride` apart.
+    void pack(const T *from, int64_t stride, int64_t valid, int lines, T *rows, int64_t row_stride) const {
+        for (int64_t j = 0; j < width; ++j)
+            for (int l = 0; l < lines; ++l) {
+                vec<T> line[kVectors];
+                load_line(from + j * stride + l * kLine<T>, valid - l * kLine<T>, line);
+                T *to = interior(rows + l * row_stride) + j * kLine<T>;
+                for (int v = 0; v < kVectors; ++v) store(to + v * lanes<T>::count, line[v]);
+            }
+        for (int l = 0; l < lines; ++l) pad(rows + l * row_stride);
     }
 };
+
+constexpr int kAhead = 2 * kPixels;  // pixels between a prefetch and its use
 
 // One output row of one line: y[j] = sum_n C[j, n] * fused_n[j] + D * u[j], or fused itself where C is null.
 template <class T> struct OutputRow {
@@ -244,7 +240,7 @@ template <class T> struct OutputRow {
     int valid;
 
     template <int P> void tile(int64_t j) const {
-        Vector<T> fused[P][kVectors];
+        vec<T> fused[P][kVectors];
         if (C == nullptr) {
             for (int n = 0; n < states; ++n) {
                 gather<T, P>(taps + n * count, count, j, fused);
@@ -252,11 +248,13 @@ template <class T> struct OutputRow {
             }
             return;
         }
-        Vector<T> out[P][kVectors];
+        vec<T> out[P][kVectors];
         for (int p = 0; p < P; ++p) {
+            if (u != nullptr) __builtin_prefetch(u + (j + p + kAhead) * stride);
+            __builtin_prefetch(y + (j + p + kAhead) * stride, 1);
             if (u != nullptr) load_line(u + (j + p) * stride, valid, out[p]);
             for (int v = 0; v < kVectors; ++v)
-                out[p][v] = u != nullptr ? out[p][v] * load(D + v * kLanes<T>) : Vector<T>{};
+                out[p][v] = u != nullptr ? out[p][v] * load(D + v * lanes<T>::count) : vec<T>{};
         }
         for (int n = 0; n < states; ++n) {
             gather<T, P>(taps + n * count, count, j, fused);
@@ -267,4 +265,4 @@ template <class T> struct OutputRow {
     }
 };
 
-}  // namespace fusion
+}  // namespace SF_ISA

@@ -1,13 +1,7 @@
 // State fusion: fused = sum of taps over clamped neighbours, y = sum_n C_n * fused_n + D * u. Forward.
 #include "fusion_rows.h"
 
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_thread_num() { return 0; }
-#endif
-
-namespace fusion {
+namespace SF_ISA {
 namespace {
 
 constexpr int64_t kTaskRows = 16;              // the 2 * reach rows that a task packs beside its own cost little then
@@ -31,75 +25,77 @@ template <class T> struct ForwardTask {
     }
 
     void run(int64_t task, T *ring, Tap<T> *sources) const {
-        const int first_line = static_cast<int>(task % cut.blocks) * cut.task_lines;
-        const int lines = std::min(cut.task_lines, cut.lines - first_line);
+        const int first_line = (int)(task % cut.blocks) * cut.task_lines;
+        const int lines = (int)least(cut.task_lines, cut.lines - first_line);
         const int64_t b = task / cut.blocks / cut.chunks, first = task / cut.blocks % cut.chunks * cut.rows;
-        const int64_t last = std::min(first + cut.rows, shape.height);
-        int64_t next = std::max<int64_t>(first - taps.row_reach, 0);
+        const int64_t last = least(first + cut.rows, shape.height);
+        int64_t next = greatest(first - taps.row_reach, 0);
         for (int64_t i = first; i < last; ++i) {
-            for (; next <= std::min(i + taps.row_reach, shape.height - 1); ++next) pack(b, next, first_line, lines, ring);
+            for (; next <= least(i + taps.row_reach, shape.height - 1); ++next) pack(b, next, first_line, lines, ring);
             for (int line = 0; line < lines; ++line) emit(b, i, first_line, line, ring, sources);
         }
     }
 
     void pack(int64_t b, int64_t row, int first_line, int lines, T *ring) const {
-        const int64_t pixel = (b * shape.height + row) * shape.width;
+        const int64_t pixel = (b * shape.height + row) * shape.width, channel = (int64_t)first_line * kLine<T>;
         for (int64_t n = 0; n < shape.states; ++n)
-            for (int line = 0; line < lines; ++line) {
-                const int64_t channel = static_cast<int64_t>(first_line + line) * kLine<T>;
-                packed.pack(h + (pixel * shape.states + n) * shape.channels + channel, shape.states * shape.channels,
-                            static_cast<int>(shape.channels - channel), packed_row(ring, row, n, line));
-            }
+            packed.pack(h + (pixel * shape.states + n) * shape.channels + channel, shape.states * shape.channels,
+                        shape.channels - channel, lines, packed_row(ring, row, n, 0), row_elements());
     }
 
     void emit(int64_t b, int64_t i, int first_line, int line, T *ring, Tap<T> *sources) const {
-        const int count = taps.count();
-        const T *weights = merged + static_cast<int64_t>(first_line + line) * count * kLine<T>;
+        const int count = taps.count;
+        const T *weights = merged + (int64_t)(first_line + line) * count * kLine<T>;
         for (int64_t n = 0; n < shape.states; ++n)
             for (int t = 0; t < count; ++t) {
-                const int64_t row = std::clamp<int64_t>(i + taps.dy[t], 0, shape.height - 1);
+                const int64_t row = clamped(i + taps.dy[t], 0, shape.height - 1);
                 sources[n * count + t] = {packed.interior(packed_row(ring, row, n, line)) + taps.dx[t] * kLine<T>,
                                           weights + t * kLine<T>};
             }
-        const int64_t channel = static_cast<int64_t>(first_line + line) * kLine<T>;
+        const int64_t channel = (int64_t)(first_line + line) * kLine<T>;
         const int64_t pixel = (b * shape.height + i) * shape.width;
         const int64_t wide = C == nullptr ? shape.states : 1;
         const OutputRow<T> output{sources,
                                   count,
-                                  static_cast<int>(shape.states),
+                                  (int)(shape.states),
                                   C == nullptr ? nullptr : C + pixel * shape.states,
                                   D + channel,
                                   u == nullptr ? nullptr : u + pixel * shape.channels + channel,
                                   y + pixel * wide * shape.channels + channel,
                                   shape.channels,
-                                  static_cast<int>(std::min<int64_t>(shape.channels - channel, kLine<T>))};
+                                  (int)(least(shape.channels - channel, kLine<T>))};
         for_tiles(0, shape.width, output);
     }
 };
 
 template <class T>
-int forward(const T *h, const T *weight, const T *alpha, const T *C, const T *D, const T *u, T *y, const int64_t *sizes,
-            const int64_t *dilations, int kernels, int threads) {
+int fusion_forward(const T *h, const T *weight, const T *alpha, const T *C, const T *D, const T *u, T *y, const int64_t *sizes,
+            const int64_t *dilations, int64_t kernels, int64_t threads) {
     const Shape shape{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]};
     const Taps taps(dilations, kernels, shape.height, shape.width);
     const PaddedRow<T> packed{shape.width, taps.column_reach};
     const Cut cut(shape.channels, kLine<T>, shape.height,
                   (2 * taps.row_reach + 1) * packed.columns() * shape.states * kLineBytes, kCacheBytes, kTaskRows);
-    Memory<T> merged(static_cast<int64_t>(cut.lines) * taps.count() * kLine<T>), D_lines(cut.lines * kLine<T>);
-    if (merged.data == nullptr || D_lines.data == nullptr) return SF_NO_MEMORY;
-    merge_weights(taps, weight, alpha, kernels, shape.channels, cut.lines, merged.data);
-    pad_channels(D, shape.channels, cut.lines, D_lines.data);
-    const ForwardTask<T> task{h, C, u, y, shape, taps, cut, packed, merged.data, D_lines.data};
+    aligned_buffer weights((size_t)(cut.lines * (taps.count + 1)) * kLineBytes);
+    if (taps.memory.data == nullptr || weights.data == nullptr) return SF_NO_MEMORY;
+    T *merged = (T *)weights.data, *D_lines = merged + (int64_t)cut.lines * taps.count * kLine<T>;
+    pad_channels(D, shape.channels, cut.lines, D_lines);
+    const ForwardTask<T> task{h, C, u, y, shape, taps, cut, packed, merged, D_lines};
 
     const int64_t tasks = shape.batch * cut.chunks * cut.blocks;
-    threads = static_cast<int>(std::clamp<int64_t>(tasks, 1, threads));
-    Memory<T> rings(threads * task.scratch_elements());
-    std::vector<Tap<T>> sources(static_cast<size_t>(threads) * shape.states * taps.count());
-    if (rings.data == nullptr) return SF_NO_MEMORY;
+    threads = clamped(tasks, 1, threads);
+    const int64_t ring_bytes = task.scratch_elements() * (int64_t)sizeof(T);
+    const int64_t thread_bytes = ring_bytes + to_line(shape.states * taps.count * (int64_t)sizeof(Tap<T>));
+    aligned_buffer scratch((size_t)(threads * thread_bytes));
+    if (scratch.data == nullptr) return SF_NO_MEMORY;
 #pragma omp parallel num_threads(threads)
     {
-        T *ring = rings.data + omp_get_thread_num() * task.scratch_elements();
-        Tap<T> *own = sources.data() + omp_get_thread_num() * shape.states * taps.count();
+        char *own_scratch = (char *)scratch.data + this_thread() * thread_bytes;
+        T *ring = (T *)own_scratch;
+        Tap<T> *own = (Tap<T> *)(own_scratch + ring_bytes);
+#pragma omp for schedule(static)
+        for (int64_t line = 0; line < cut.lines; ++line)
+            merge_weights(taps, weight, alpha, kernels, shape.channels, line, merged + line * taps.count * kLine<T>);
 #pragma omp for schedule(dynamic)
         for (int64_t t = 0; t < tasks; ++t) task.run(t, ring, own);
     }
@@ -107,13 +103,13 @@ int forward(const T *h, const T *weight, const T *alpha, const T *C, const T *D,
 }
 
 }  // namespace
-}  // namespace fusion
+}  // namespace SF_ISA
 
 #define SF_FUSION_FORWARD(suffix, T)                                                                                   \
     SF_EXPORT(state_fusion_forward_##suffix)                                                                           \
     (const T *h, const T *weight, const T *alpha, const T *C, const T *D, const T *u, T *y, const int64_t *sizes,      \
-     const int64_t *dilations, int kernels, int threads) {                                                             \
-        return fusion::forward<T>(h, weight, alpha, C, D, u, y, sizes, dilations, kernels, threads);                   \
+     const int64_t *dilations, int64_t kernels, int64_t threads) {                                                             \
+        return SF_ISA::fusion_forward<T>(h, weight, alpha, C, D, u, y, sizes, dilations, kernels, threads);                   \
     }
 SF_FUSION_FORWARD(f32, float)
 SF_FUSION_FORWARD(f64, double)
