@@ -11,6 +11,7 @@ transform that clips is refused when the pipeline is built.
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -106,7 +107,9 @@ class Augmentation:
         """Augment `image` float32 [C, H, W] and `mask` int64 [H, W] together; shapes and dtypes stay."""
         if self._pipeline is None:
             return image, mask
-        self._pipeline.set_random_seed(seed % 2**32)
+        # One stream for all transforms: `set_random_seed` would give each the same one, and a horizontal flip would
+        # always come with a vertical one.
+        self._pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))  # noqa: S311
         result = self._pipeline(
             image=np.ascontiguousarray(image.transpose(1, 2, 0)), mask=np.ascontiguousarray(mask.astype(np.int16))
         )

@@ -69,6 +69,8 @@ class SegmentationNet(nn.Module):
             encoder, decoder, in_channels, num_classes, dict(decoder_args or {}), dict(encoder_args or {})
         )
         self.multiple = int(self.body.encoder.output_stride)
+        # PAN halves the deepest map (stride 16 here) three times more
+        self.smallest = 128 if decoder == "pan" else self.multiple
         self.detail: nn.Module | None = None
         if detail_channels:
             if decoder == "dpt":
@@ -94,7 +96,8 @@ class SegmentationNet(nn.Module):
                 "check the number of channels (slice_context included)."
             )
         height, width = image.shape[-2:]
-        below, right = -height % self.multiple, -width % self.multiple
+        below = max(-height % self.multiple, self.smallest - height)
+        right = max(-width % self.multiple, self.smallest - width)
         padded = functional.pad(image, (0, right, 0, below), mode="replicate") if below or right else image
         padded = padded.contiguous(memory_format=torch.channels_last)
         if self.detail is None:
@@ -108,9 +111,12 @@ class SegmentationNet(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay would harm, as the encoder declares them."""
-        model = getattr(self.body.encoder, "model", None)
-        declared = model.no_weight_decay() if model is not None and hasattr(model, "no_weight_decay") else ()
-        return {f"body.encoder.model.{name}" for name in declared}
+        return {
+            f"{prefix}.{name}"
+            for prefix, module in self.named_modules()
+            if module is not self and callable(getattr(module, "no_weight_decay", None))
+            for name in module.no_weight_decay()
+        }
 
 
 def _convolution(in_channels: int, out_channels: int) -> nn.Sequential:
