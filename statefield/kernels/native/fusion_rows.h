@@ -265,4 +265,63 @@ template <class T> struct OutputRow {
     }
 };
 
+// The places that were clamped to `at` by a tap at distance `step` on an axis of `size`: first to last, maybe none.
+struct Readers {
+    int64_t first, last;
+    Readers(int64_t at, int64_t step, int64_t size) : first(at - step), last(at - step) {
+        if (size == 1) {
+            first = last = 0;
+        } else if (at == 0) {
+            first = 0;
+            last = least(-step, size - 1);
+        } else if (at == size - 1) {
+            first = greatest(size - 1 - step, 0);
+            last = size - 1;
+        }
+        first = greatest(first, 0);
+        last = least(last, size - 1);
+    }
+    bool none() const { return first > last; }
+    bool one() const { return first == last; }
+};
+
+// Packed rows of the fused states' gradient: [reach zeros][W columns][reach zeros][for each distance s > 0 the sum of the
+// first s + 1 columns][likewise of the last], each one line wide.
+template <class T> struct GradientRow {
+    const Taps &taps;
+    int64_t width;
+
+    int64_t columns() const { return width + 2 * taps.column_reach + 2 * taps.num_column_steps; }
+    int64_t line_of(int64_t column) const { return (taps.column_reach + column) * kLine<T>; }
+    // Where a packed row holds what a tap at distance `step` gives to column `at`; -1 where it gives nothing.
+    int64_t place(int64_t at, int step) const {
+        const Readers readers(at, step, width);
+        if (readers.none()) return -1;
+        if (readers.one()) return line_of(readers.first);
+        const int sums = (int)width + taps.column_reach;  // behind the columns and their zeros
+        const int s = Taps::place(taps.column_steps, taps.num_column_steps, step < 0 ? -step : step);
+        return line_of(sums + (at == 0 ? s : taps.num_column_steps + s));
+    }
+    // Packs W pixels that lie `stride` apart, each times scale[j * scale_stride] where scale is given.
+    void pack(const T *from, int64_t stride, int64_t valid, const T *scale, int64_t scale_stride, T *row) const {
+        memset(row, 0, (size_t)taps.column_reach * kLineBytes);
+        memset(row + line_of(width), 0, (size_t)(taps.column_reach + 2 * taps.num_column_steps) * kLineBytes);
+        for (int64_t j = 0; j < width; ++j) {
+            vec<T> line[kVectors];
+            load_line(from + j * stride, valid, line);
+            const T by = scale == nullptr ? T(1) : scale[j * scale_stride];
+            for (int v = 0; v < kVectors; ++v) store(row + line_of(j) + v * lanes<T>::count, by * line[v]);
+        }
+        for (int s = 0; s < taps.num_column_steps; ++s)
+            for (int far = 0; far < 2; ++far) {
+                T *sum = row + line_of(width + taps.column_reach + far * taps.num_column_steps + s);
+                const int64_t first = far ? width - 1 - taps.column_steps[s] : 0;
+                for (int64_t j = first; j <= first + taps.column_steps[s]; ++j) add_lines(sum, row + line_of(j), 1);
+            }
+    }
+    static void add_lines(T *to, const T *from, int64_t count) {
+        for (int64_t i = 0; i < count * kLine<T>; ++i) to[i] += from[i];
+    }
+};
+
 }  // namespace SF_ISA

@@ -58,7 +58,7 @@ def _check(
 ) -> None:
     if h.dim() not in (4, 5) or min(h.shape[1:]) < 1:
         raise ShapeError(
-            f"state_fusion: h has shape {list(h.shape)}, it has to be [B, H, W, E] or [B, H, W, N, E] with H, W, N, E >= 1."
+            f"state_fusion: h has shape {list(h.shape)}, it has to be [B, H, W, E] or [B, H, W, N, E], sizes >= 1."
         )
     if not dilations or min(dilations) < 1:
         raise ConfigError(f"state_fusion: dilations are {dilations}, at least one is needed and each has to be >= 1.")

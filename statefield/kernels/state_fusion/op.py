@@ -11,8 +11,8 @@ The contract of an implementation module (reference.py, native.py, triton.py):
     out, grad: the fused states [B, H, W, N, E] without C, else y [B, H, W, E]
 
 All tensors come in one dtype, the state dtype of h (float32; float64 where h is float64), with any strides; results are
-contiguous and in that dtype. op.py casts to it and back, out to h's dtype. H, W, N, E, K >= 1; an empty batch is answered
-here, before an implementation is asked.
+contiguous and in that dtype. op.py casts to it and back, out to h's dtype. H, W, N, E, K >= 1; an empty batch is
+answered here, before an implementation is asked.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     fused[i, j] = sum_k alpha_k sum_ab weight_k[a, b] h[clamp(i + (a - 1) d_k), clamp(j + (b - 1) d_k)]
     y[i, j]     = sum_n C_n[i, j] fused_n[i, j] + D u[i, j]
 
-Source: Xiao et al., "Spatial-Mamba", 2024 (arXiv 2410.15091), section 3.2, and the training branch of the authors' code.
+Source: Xiao et al., "Spatial-Mamba", 2024 (arXiv 2410.15091), section 3.2; the training branch of the authors' code.
 Shapes: B batch, H x W map, N states, E channels, K kernels of dilation d_k.
 """
 
