@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from statefield.backbones._blocks import DepthwiseConv, inverse_softplus
-from statefield.backbones._composition import structure_aware_scan
+from statefield.kernels import structure_aware_scan
 
 STEP_RANGE = (1e-3, 1e-1)  # the interval that initial step sizes are drawn from, log-uniformly (Mamba)
 SMALLEST_STEP = 1e-4

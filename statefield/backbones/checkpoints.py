@@ -199,15 +199,17 @@ def _misfit(
     return (
         f"{report.source} does not fit {name}: {len(report.loaded)} of the model's {len(target.state_dict())} entries "
         f"agree, {counts}. The file holds {_size(incoming)}, the model {_size(target.state_dict())}. "
-        f"{_remedy(report, incoming, entries)}"
+        f"{_remedy(report, target, incoming, entries)}"
     )
 
 
-def _remedy(report: LoadReport, incoming: Mapping[str, Tensor], entries: Mapping[str, Tensor]) -> str:
+def _remedy(
+    report: LoadReport, target: nn.Module, incoming: Mapping[str, Tensor], entries: Mapping[str, Tensor]
+) -> str:
     """What to do, judged by which parts of the model disagree."""
     mismatched = tuple(entry.split(":")[0] for entry in report.mismatched)
     if not all(_is_within(name, _ENDS) for name in (*report.missing, *report.unexpected, *mismatched)):
-        fitting = fitting_models(entries)
+        fitting = fitting_models(entries) if pretrained_cfg_of(target) else []  # a bare module is no model by name
         if fitting:
             return f"It fits {' and '.join(fitting)}: build that model instead."
         return "No backbone here fits it: check that depths and widths are those of a published model."
@@ -220,6 +222,8 @@ def _remedy(report: LoadReport, incoming: Mapping[str, Tensor], entries: Mapping
         return "It has no norms for the maps: build the model without feature_norms, or pass fresh=('feature_norms',)."
     if report.missing:
         parts = tuple(sorted({name.split(".")[0] for name in report.missing}))
+        if any(_is_within(name, parts) for name in incoming):
+            return f"Only a part of {' and '.join(parts)} is there: fetch the file again."
         return f"It has no classifier: build the model with features_only=True, or pass fresh={parts}."
     return "It has a head, the model none: build the model with the file's num_classes, or with features_only=True."
 

@@ -58,7 +58,8 @@ def convert_checkpoint(
         )
     with torch.device("meta"):
         outline = create_model(model_name)
-    form = _form(family_filter(outline)(read_checkpoint(source, container).entries, outline), pretrained_cfg_of(outline))
+    entries = family_filter(outline)(read_checkpoint(source, container).entries, outline)
+    form = _form(entries, pretrained_cfg_of(outline))
     model = create_model(model_name, **form)
     report = load_checkpoint(model, source, container=container)
     weights = {name: value.contiguous() for name, value in backbone_of(model).state_dict().items()}

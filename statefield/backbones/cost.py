@@ -1,4 +1,4 @@
-"""What a backbone costs, counted without weights or arithmetic: on torch's meta device."""
+"""What a backbone costs, counted without weights or arithmetic: on fake tensors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from statefield.backbones import create_model
@@ -25,10 +26,8 @@ def model_cost(name: str, *, size: int = 224, **kwargs: Any) -> Cost:
     Convolutions, matrix products and the state-space operators count (by their registered formulas, a multiply-add
     being two operations); norms, activations and additions do not. That is also how the papers count.
     """
-    with torch.device("meta"):
-        model = create_model(name, **kwargs).eval()
-        image = torch.empty(1, kwargs.get("in_chans", 3), size, size)
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        model(image)
+    with FakeTensorMode(), counter, torch.no_grad():
+        model = create_model(name, **kwargs).eval()
+        model(torch.empty(1, kwargs.get("in_chans", 3), size, size))
     return Cost(sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2)

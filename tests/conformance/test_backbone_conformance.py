@@ -6,6 +6,8 @@ family, of one block a stage and few channels.
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import segmentation_models_pytorch as smp
 import timm
@@ -186,16 +188,19 @@ def test_gradient_checkpointing_gives_equal_gradients(family):
 
 @every_family
 def test_evaluation_follows_every_change_of_a_parameter(family):
-    """Nothing derived from weights is cached: eval, change, eval again shows the change, for each parameter alone."""
+    """Nothing derived from weights is cached: eval, change, eval again shows the change, for each kind of parameter."""
     model, x = twin(family).eval(), image(1, 3, 64, 64)
     generator = torch.Generator().manual_seed(2)
+    of_each_kind = {re.sub(r"(?<=\.)\d+(?=\.)", "#", name): name for name, _ in model.named_parameters()}
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            before, kept = model(x), parameter.clone()
+        before = model(x)
+        for name in of_each_kind.values():
+            parameter = model.get_parameter(name)
+            kept = parameter.clone()
             parameter.add_(torch.rand(parameter.shape, generator=generator) + 0.5)
             assert (model(x) - before).abs().max() > 0, f"{name} has no effect after an evaluation"
             parameter.copy_(kept)
-            torch.testing.assert_close(model(x), before, rtol=0, atol=0)
+        torch.testing.assert_close(model(x), before, rtol=0, atol=0)
 
 
 @every_family

@@ -80,7 +80,7 @@ class GoldenCase:
 def read_case(path: Path) -> GoldenCase:
     """Read a golden file; `BrokenGolden` says what is wrong with one that cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # numpy leaks a path it cannot read
             arrays = {name: archive[name] for name in archive.files}
         return _case(path, json.loads(str(arrays.pop("meta"))), arrays)
     except BrokenGolden:

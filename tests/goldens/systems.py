@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from statefield.backbones import create_model, spatial_mamba
@@ -18,6 +17,7 @@ from statefield.backbones._mixers import StateFusion, StructureAwareMixer
 from statefield.backbones.checkpoints import FilterFn, backbone_of
 from statefield.errors import ConfigError
 from statefield.kernels import selective_scan, state_fusion
+from statefield.kernels.structure_aware_scan import scan_states
 from statefield.registry import Registry
 
 
@@ -137,7 +137,8 @@ def _mixer(kwargs: dict[str, Any]) -> Built:
     mixer = StructureAwareMixer(**take(kwargs, arguments, (*_TRAINING_ONLY, *initial_values)))
 
     def run(inputs: dict[str, Any]) -> dict[str, Tensor]:
-        states = _scan_states(mixer, inputs["x"])
+        u, delta, B, _ = mixer.scan_inputs(mixer.in_proj(inputs["x"]).chunk(2, dim=-1)[0])
+        states = scan_states(u, delta, mixer.decay(), B, mixer.dt_bias, delta_softplus=True)
         fused = state_fusion(states, mixer.fusion.weight(), mixer.fusion.alpha)
         return {
             "module output": mixer(inputs["x"]),
@@ -146,28 +147,6 @@ def _mixer(kwargs: dict[str, Any]) -> Built:
         }
 
     return Built(run, mixer, spatial_mamba.checkpoint_filter_fn)
-
-
-def _scan_states(mixer: StructureAwareMixer, x: Tensor) -> Tensor:
-    """The raster scan's states h, [B, H, W, N, E]: the operator's output where C picks one state after another."""
-    scanned, _ = mixer.in_proj(x).chunk(2, dim=-1)
-    u, delta, B, _ = mixer.scan_inputs(scanned)
-    batch, height, width, inner = u.shape
-    one_hot = torch.eye(mixer.d_state).unsqueeze(1).expand(-1, inner, -1)  # [N, E, N]: C of each scan, constant in time
-    states = [
-        selective_scan(
-            u.flatten(1, 2),
-            delta.flatten(1, 2),
-            mixer.decay(),
-            B.flatten(1, 2),
-            C,
-            delta_bias=mixer.dt_bias,
-            delta_softplus=True,
-            layout="bld",
-        )
-        for C in one_hot
-    ]
-    return torch.stack(states, dim=2).reshape(batch, height, width, mixer.d_state, inner)
 
 
 @builder("spatial_mamba", "StateFusion")

@@ -1,0 +1,43 @@
+"""Every golden of a known system agrees, on every implementation that runs on this machine's CPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import case
+import check
+import pytest
+import systems
+
+from statefield.kernels import implementations, use_kernels
+
+HERE = Path(__file__).parent
+SHARED = Path(os.environ.get("STATEFIELD_DATA", HERE.parents[1] / "../shared/data")).resolve().parent / "goldens"
+RUNNING_HERE = sorted(
+    {row.implementation for row in implementations() if row.device == "cpu" and row.available} - {"triton"}
+)
+
+
+@pytest.mark.parametrize("implementation", RUNNING_HERE)
+@pytest.mark.parametrize("golden", sorted(path.stem for path in HERE.glob("*.npz")))
+def test_our_numbers_are_the_papers(golden, implementation):
+    with use_kernels(implementation):
+        compared = list(check.compare(case.read_case(HERE / f"{golden}.npz")))
+    assert compared
+    assert [comparison.line() for comparison in compared if not comparison.agrees] == []
+
+
+@pytest.mark.shared_data
+def test_every_shared_golden_of_a_known_system_is_here():
+    """A new file for a system that the table knows must not be forgotten."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no shared goldens at {SHARED}")
+    known = {name.split()[0] for name in systems.BUILDERS}
+    forgotten = []
+    for path in SHARED.glob("*.npz"):
+        golden = case.read_case(path)
+        if f"{golden.system} {golden.cls}" in systems.BUILDERS and not (HERE / path.name).exists():
+            forgotten.append(path.name)
+    assert known >= {"spatial_mamba", "mamba_ssm"}
+    assert forgotten == []
