@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import timm
@@ -232,13 +233,19 @@ def fitting_models(entries: Mapping[str, Tensor]) -> list[str]:
     """Names of the registered backbones that agree with a file's entries, names and shapes, but for their ends."""
     found = []
     for name in BACKBONES:
-        with torch.device("meta"):
-            candidate = timm.create_model(name, num_classes=0)
+        candidate = outline_of(name)
         theirs = family_filter(candidate)(dict(entries), candidate)
         first = f"{pretrained_cfg_of(candidate)['first_conv']}.weight"  # takes any number of image channels
         if _body(theirs, first) == _body(candidate.state_dict(), first):
             found.append(name)
     return found
+
+
+@cache
+def outline_of(name: str) -> nn.Module:
+    """A registered backbone without memory for its weights (meta device): its names and shapes."""
+    with torch.device("meta"):
+        return timm.create_model(name)
 
 
 def _body(entries: Mapping[str, Tensor], first: str) -> dict[str, torch.Size]:

@@ -8,21 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from statefield import __version__
-from statefield.backbones import create_model
+from statefield.backbones import BACKBONES, create_model
 from statefield.backbones._checkpoint_files import read_checkpoint
 from statefield.backbones.checkpoints import (
     LoadReport,
     backbone_of,
     family_filter,
     load_checkpoint,
+    outline_of,
     pretrained_cfg_of,
 )
-from statefield.errors import ConfigError
+from statefield.errors import ConfigError, UnknownName
 from statefield.files import atomic_path
 
 
@@ -47,7 +47,7 @@ def convert_checkpoint(
 
     Raises:
         ConfigError: the target is no safetensors name, or exists. CheckpointError: see `load_checkpoint`.
-        UnknownName: no such model. In each case nothing is written.
+        UnknownName: no backbone of ours. In each case nothing is written.
     """
     source, target = Path(source), Path(target)
     if target.suffix != ".safetensors":
@@ -56,8 +56,9 @@ def convert_checkpoint(
         raise ConfigError(
             f"{target} exists: choose another output, or pass --overwrite (overwrite=True) to replace it."
         )
-    with torch.device("meta"):
-        outline = create_model(model_name)
+    if model_name not in BACKBONES:
+        raise UnknownName.among("backbone", model_name, BACKBONES)
+    outline = outline_of(model_name)
     entries = family_filter(outline)(read_checkpoint(source, container).entries, outline)
     form = _form(entries, pretrained_cfg_of(outline))
     model = create_model(model_name, **form)
