@@ -74,7 +74,7 @@ def evaluate_folders(
         tolerance_mm: of NSD; in pixels for pictures without `spacing_mm`.
         spacing_mm: (row, column) spacing of pictures, which carry none. NIfTI files state theirs.
         distances: False leaves out HD95, ASSD and NSD.
-        jobs: processes; 1 works in this one.
+        jobs: processes; 1 works in this one. With more, a script guards its call by `if __name__ == "__main__"`.
         on_start, on_case: told the number of cases, and each case's name when it is scored.
 
     Raises:

@@ -1,0 +1,96 @@
+"""`statefield medical evaluate` and `statefield datasets`, as a user calls them."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from fakes.medical import blobs, write_msd, write_pairs, write_volume
+
+from statefield.cli.main import main
+from statefield.datasets import ADAPTERS
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for index in range(3):
+        _, labels = blobs((12, 12, 6), num_classes=3, seed=index)
+        write_volume(tmp_path / "truth" / f"case_{index}.nii.gz", labels, dtype=np.uint8)
+        predicted = np.where(labels == 1, 0, labels) if index == 2 else np.roll(labels, 1, axis=1)
+        write_volume(tmp_path / "pred" / f"case_{index}.nii.gz", predicted, dtype=np.uint8)
+    return str(tmp_path / "pred"), str(tmp_path / "truth")
+
+
+def test_evaluate_prints_a_table_and_writes_json_and_csv(folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    options = ["--labels", "ground", "small", "large", "--jobs", "1", "--tolerance-mm", "2"]
+    files = ["--json", str(tmp_path / "o.json"), "--csv", str(tmp_path / "o.csv")]
+    assert main(["medical", "evaluate", *folders, *options, *files]) == 0
+    out = capsys.readouterr().out
+    for expected in ("case_0", "small", "NSD_2mm", "2 of 3", "mean of 2 classes", "missed in 1 of the 3 cases"):
+        assert expected in out
+    written = json.loads((tmp_path / "o.json").read_text())
+    dice = written["metrics"]["Dice"]
+    assert f"{dice['foreground_mean']:.4f}" in out
+    assert written["cases"]["case_2"]["HD95_mm"]["small"] is None
+    assert written["classes"]["small"]["num_missed"] == 1
+    rows = list(csv.DictReader((tmp_path / "o.csv").read_text().splitlines()))
+    assert len(rows) == 9
+    by_class = [float(r["Dice"]) for r in rows if r["class"] == "large"]
+    assert np.mean(by_class) == pytest.approx(dice["classes"]["large"]["case_mean"])
+    assert next(r for r in rows if r["case"] == "case_2" and r["class"] == "small")["HD95_mm"] == ""
+
+
+def test_evaluate_with_an_error_exits_with_2_and_writes_nothing(folders, tmp_path, capsys):
+    (tmp_path / "pred" / "case_1.nii.gz").unlink()
+    assert main(["medical", "evaluate", *folders, "--json", str(tmp_path / "o.json")]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "1 of the 3 cases" in message
+    assert "case_1" in message
+    assert not (tmp_path / "o.json").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [["--classes", "1"], ["--classes", "2", "--jobs", "1"], ["--labels", "a", "a"], ["--jobs", "0"]]
+)
+def test_evaluate_with_settings_that_cannot_work_exits_with_2(folders, options, capsys):
+    assert main(["medical", "evaluate", *folders, *options]) == 2
+    assert "statefield: " in capsys.readouterr().err
+
+
+def test_datasets_lists_every_layout_with_its_tree(capsys):
+    assert main(["datasets"]) == 0
+    out = capsys.readouterr().out
+    for name, adapter in ADAPTERS.items():
+        assert name in out
+        assert adapter.layout.splitlines()[-1].strip() in out
+
+
+def test_datasets_tells_the_layout_and_counts_its_cases(tmp_path, capsys):
+    assert main(["datasets", str(write_msd(tmp_path))]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for expected in (
+        "layout msd",
+        "classes: 3: 0 background, 1 small, 2 large",
+        "channels: 1 (CT)",
+        "│ train │ 5",
+        "not: nnunet",
+    ):
+        assert expected in out
+
+
+def test_datasets_says_why_no_layout_fits(tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    assert main(["datasets", str(tmp_path)]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "pairs: there is neither masks/ nor labels/ beside images/" in message
+    assert "msd: there is no dataset.json" in message
+
+
+def test_datasets_names_a_damaged_dataset_instead_of_counting_it(tmp_path, capsys):
+    root = write_pairs(tmp_path, num_cases=4)
+    (root / "masks" / "case_001.png").unlink()
+    assert main(["datasets", str(root)]) == 2
+    assert "case_001.png" in capsys.readouterr().err
