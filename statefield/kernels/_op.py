@@ -75,17 +75,15 @@ def gradients_by_autograd(
     leaves = [None if tensor is None else tensor.detach().requires_grad_() for tensor in inputs]
     wanted = [leaf for leaf in leaves if leaf is not None]
 
-    def run() -> tuple[Tensor, ...]:
-        with torch.enable_grad():
-            pairs = [(out, grad) for out, grad in zip(function(*leaves), grads, strict=False) if grad is not None]
-        outs, cotangents = [out for out, _ in pairs], [grad for _, grad in pairs]
-        return torch.autograd.grad(outs, wanted, cotangents, allow_unused=True, materialize_grads=True)
-
     # The body of an operator runs below autograd, and that state belongs to the thread: another thread has autograd.
     stream = torch.cuda.current_stream(wanted[0].device) if wanted[0].is_cuda else None
+
+    def run() -> tuple[Tensor, ...]:
+        with torch.enable_grad(), torch.cuda.stream(stream):  # no stream: does nothing
+            pairs = [(out, grad) for out, grad in zip(function(*leaves), grads, strict=False) if grad is not None]
+            outs, cotangents = [out for out, _ in pairs], [grad for _, grad in pairs]
+            return torch.autograd.grad(outs, wanted, cotangents, allow_unused=True, materialize_grads=True)
+
     with ThreadPoolExecutor(max_workers=1) as pool:
-        if stream is None:
-            found = iter(pool.submit(run).result())
-        else:
-            found = iter(pool.submit(torch.cuda.stream(stream)(run)).result())
+        found = iter(pool.submit(run).result())
     return tuple(None if leaf is None else next(found) for leaf in leaves)

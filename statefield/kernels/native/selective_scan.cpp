@@ -109,6 +109,8 @@ template <typename T>
 void run_steps(const sf_scan &s, const block<T> &k, int64_t begin, int64_t end) {
     if (s.b_constant && s.c_constant) return run_steps<T, 0, true, true>(s, k, begin, end);
     if (s.b_constant) return run_steps<T, 0, true, false>(s, k, begin, end);
+    // One state read out by a constant: the states themselves, as Spatial-Mamba takes them to its fusion.
+    if (s.c_constant && s.states == 1) return run_steps<T, 1, false, true>(s, k, begin, end);
     if (s.c_constant) return run_steps<T, 0, false, true>(s, k, begin, end);
     switch (s.states) {
         case 1: return run_steps<T, 1, false, false>(s, k, begin, end);

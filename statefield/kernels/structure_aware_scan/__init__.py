@@ -58,7 +58,9 @@ def structure_aware_scan(
     _check(u, delta, A, B, C, D, weight, alpha, delta_bias, dilations)
     h = scan_states(u, delta, A, B, delta_bias, delta_softplus)
     y = state_fusion(h, weight, alpha, C, D, u, dilations=dilations)
-    return y if torch.is_autocast_enabled(u.device.type) else y.to(u.dtype)
+    device = u.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return y if autocast else y.to(u.dtype)
 
 
 def scan_states(
@@ -75,7 +77,7 @@ def scan_states(
     def per_state(x: Tensor) -> Tensor:  # [B, H, W, E] -> [B, L, N * E]
         return x.to(dtype).flatten(1, 2).repeat(1, 1, states)
 
-    ones = u.new_ones(states * channels, 1, dtype=dtype)
+    ones = torch.ones(states * channels, 1, dtype=dtype, device=u.device)  # u.new_ones would be mapped under vmap
     h = selective_scan(
         per_state(u),
         per_state(delta),
