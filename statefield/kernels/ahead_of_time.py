@@ -35,7 +35,7 @@ _TYPES = {
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
-_COMPILER_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+_COMPILER_OPTIONS = ("maxnreg", "num_warps", "num_stages", "enable_fp_fusion")
 
 
 @dataclass(frozen=True)

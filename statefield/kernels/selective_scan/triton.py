@@ -26,9 +26,10 @@ from statefield.kernels.selective_scan.triton_kernels import (
     segment_kernel,
 )
 
-# States, of all steps of a tile, that one thread holds. More hides the latency of loads better, until registers spill:
-# docs/kernels.md has the table.
-FORWARD_STATES, BACKWARD_STATES = 64, 32
+# The most steps of a tile, and how many tensors of a tile's shape there is room for: a step costs one register for each
+# state that a thread holds and about two for u, delta, ... More hides the latency of loads better, until registers
+# spill (docs/kernels.md has the table).
+FORWARD_TILE, BACKWARD_TILE = (16, 96), (8, 40)
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,20 @@ class Plan:
 
 
 def plan(
-    batch: int, length: int, groups: int, group_channels: int, num_states: int, *, backwards: bool, sms: int
+    batch: int,
+    length: int,
+    groups: int,
+    group_channels: int,
+    num_states: int,
+    *,
+    itemsize: int,
+    backwards: bool,
+    sms: int,
 ) -> Plan:
     """Tile and segment sizes.
 
     Args:
+        itemsize: bytes of a state, 4 or 8.
         backwards: for the backward, which lays threads along the states too (triton_kernels.py says why) and holds
             five tensors of a tile where the forward holds two.
         sms: multiprocessors of the device. Four warps each, one a scheduler, keep the special function units busy;
@@ -86,8 +96,10 @@ def plan(
     lane_channels = min(channels, 32 // lane_states)
     num_warps = max(1, min(8, states * channels // 512))
     held = max(1, states * channels // (32 * num_warps))  # states of one step in a thread
-    most = BACKWARD_STATES if backwards else FORWARD_STATES
-    tile = max(1, min(CHUNK, most // held, triton.next_power_of_2(length)))
+    most_steps, room = BACKWARD_TILE if backwards else FORWARD_TILE
+    tile = 1
+    while tile < min(most_steps, length) and 2 * tile * (held + 2) * itemsize <= room * 4:
+        tile *= 2
     blocks = triton.cdiv(group_channels, channels)
     warps = batch * groups * blocks * num_warps
     segments = 1 if warps * 2 > sms * 4 else triton.cdiv(sms * 8, warps)
@@ -234,7 +246,8 @@ def _plan_of(u: Tensor, A: Tensor, B: Tensor, C: Tensor, *, backwards: bool) -> 
     batch, length, channels = u.shape
     groups = next((w.shape[2] for w in (B, C) if w.dim() == 4), 1)
     sizes = (batch, length, groups, channels // groups, A.shape[1])
-    return plan(*sizes, backwards=backwards, sms=multiprocessors(u.device))
+    itemsize = state_dtype(u.dtype).itemsize
+    return plan(*sizes, itemsize=itemsize, backwards=backwards, sms=multiprocessors(u.device))
 
 
 def _dense(tensor: Tensor | None) -> Any:

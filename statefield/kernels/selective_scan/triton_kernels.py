@@ -182,7 +182,8 @@ def scan_forward_kernel(
         h_nd = tl.load(start + place_nd, mask=mask_nd, other=0.0).to(ACC)
 
     begin = segment.to(tl.int64) * segment_length
-    for tile in range(0, tl.cdiv(tl.minimum(segment_length, length - begin), TILE)):
+    num_tiles = tl.cdiv(tl.minimum(segment_length, length - segment * segment_length), TILE)
+    for tile in range(0, num_tiles):
         step = begin + tile * TILE
         row = step + t
         mask_td = (row < length)[:, None, None] & mask_d[None, :, :]
@@ -195,9 +196,11 @@ def scan_forward_kernel(
         if B_VARIES:
             B_tnx = _along_states(_rows(B + batch * B_batch + group * B_group, row, B_row, n, mask_tn, ACC))
         if C_VARIES:
-            C_tnx = _along_states(_rows(C + batch * C_batch + group * C_group, row, C_row, n, mask_tn, ACC))
+            C_tn = _rows(C + batch * C_batch + group * C_group, row, C_row, n, mask_tn, ACC)
         h_tnd = _states(_decays(dt_td, A_nd), _along_channels(dt_td * u_td) * B_tnx, h_nd, t == 0)
         h_nd = _step(h_tnd, t == TILE - 1)
+        if C_VARIES:
+            C_tnx = _along_states(C_tn)  # here and not above: Triton copies C to every thread where it is spread
         y_td = _sum_states(h_tnd * C_tnx)
         if D is not None:
             y_td += tl.load(D + d, mask=mask_d, other=0.0).to(ACC)[None, :, :] * u_td
@@ -205,9 +208,8 @@ def scan_forward_kernel(
             z_td = _rows(z + batch * z_batch, row, z_row, d, mask_td, ACC)
             y_td *= z_td * _sigmoid(z_td)
         tl.store(out + (batch * length + row)[:, None, None] * channels + d[None, :, :], y_td, mask=mask_td)
-
-    if begin + segment_length >= length:
-        tl.store(last + (batch * channels + d_nd) * num_states + n_nd, h_nd, mask=mask_nd)
+        if step + TILE >= length:  # in the loop: after it, Triton would carry the state in two layouts
+            tl.store(last + (batch * channels + d_nd) * num_states + n_nd, h_nd, mask=mask_nd)
 
 
 @triton.jit
@@ -251,10 +253,10 @@ def scan_backward_kernel(
     program = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + segment
     note_nd = program * TILES * STATES * CHANNELS + n_nd * CHANNELS + d_nd - group * group_channels - block * CHANNELS
     begin = segment.to(tl.int64) * segment_length
-    num_chunks = tl.cdiv(tl.minimum(segment_length, length - begin), CHUNK)
+    num_chunks = tl.cdiv(tl.minimum(segment_length, length - segment * segment_length), CHUNK)
     for later_chunks in range(0, num_chunks):
         chunk_begin = begin + (num_chunks - 1 - later_chunks) * CHUNK
-        num_tiles = tl.cdiv(tl.minimum(CHUNK, length - chunk_begin), TILE)
+        num_tiles = tl.cdiv(tl.minimum(CHUNK, length - chunk_begin), TILE).to(tl.int32)
         kept = (batch * tl.cdiv(length, CHUNK) + chunk_begin // CHUNK) * num_states * channels
         h_nd = tl.load(states + kept + n_nd * channels + d_nd, mask=mask_nd, other=0.0)
         if TILES > 1:
@@ -287,10 +289,12 @@ def scan_backward_kernel(
             if B_VARIES:
                 B_tnx = _along_states(_rows(B + batch * B_batch + group * B_group, row, B_row, n, mask_tn, ACC))
             if C_VARIES:
-                C_tnx = _along_states(_rows(C + batch * C_batch + group * C_group, row, C_row, n, mask_tn, ACC))
+                C_tn = _rows(C + batch * C_batch + group * C_group, row, C_row, n, mask_tn, ACC)
             decay_tnd = _decays(dt_td, A_nd)
             input_tnd = _along_channels(dt_td * u_td) * B_tnx
             h_tnd = _states(decay_tnd, input_tnd, h_nd, t == 0)
+            if C_VARIES:
+                C_tnx = _along_states(C_tn)
 
             grad_y_td = _rows(grad_out + batch * grad_out_batch, row, grad_out_row, d, mask_td, ACC)
             place_td = (batch * length + row)[:, None, None] * channels + d[None, :, :]
@@ -382,7 +386,7 @@ def segment_kernel(
     carry_nd = tl.zeros(A_nd.shape, ACC)
     total_d = tl.zeros(d.shape, ACC)
     begin = segment.to(tl.int64) * segment_length
-    num_tiles = tl.cdiv(tl.minimum(segment_length, length - begin), TILE)
+    num_tiles = tl.cdiv(tl.minimum(segment_length, length - segment * segment_length), TILE)
     for walked in range(0, num_tiles):
         row = begin + ((num_tiles - 1 - walked) if BACKWARDS else walked) * TILE + t
         mask_td = (row < length)[:, None, None] & mask_d[None, :, :]
