@@ -13,8 +13,6 @@ NAMES = ("h", "weight", "alpha", "C", "D", "u")
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6}
 NATIVE_MISSING = native.unavailable()
 NATIVE = pytest.param("native", marks=pytest.mark.skipif(bool(NATIVE_MISSING), reason=NATIVE_MISSING or "-"))
-    "native", marks=pytest.mark.skipif(bool(NATIVE_MISSING), reason=NATIVE_MISSING or "-")
-)
 IMPLEMENTATIONS = ["reference", NATIVE]
 # (B, H, W, N, E), dilations: odd sizes, size one, maps smaller than the dilations, several tasks.
 CASES = [
@@ -64,9 +62,7 @@ def assert_close(ours, expected, dtype):
 @pytest.mark.parametrize(("shape", "dilations"), CASES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_values_and_every_gradient_equal_autograd_of_the_definition(
-    implementation, dtype, shape, dilations, count
-):
+def test_values_and_every_gradient_equal_autograd_of_the_definition(implementation, dtype, shape, dilations, count):
     tensors = inputs(shape, dilations, dtype)[:count]
     exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
     expected = state_fusion_reference(*exact, dilations=dilations)
