@@ -6,6 +6,7 @@ apart. Class 0 is the background and stays untinted.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -117,21 +118,26 @@ def training_curves(history: Sequence[Mapping[str, float | None]], classes: Sequ
         classes: names by label value; a curve whose key contains a class's name has that class's colour.
     """
     panels = curve_panels(history)
-    names = list(panels)
-    figure = Figure(figsize=(3.5 * max(len(names), 1), 2.8), dpi=200, layout="constrained", facecolor="none")
+    figure = Figure(figsize=(3.5 * max(len(panels), 1), 2.8), dpi=200, layout="constrained", facecolor="none")
     epochs = [float(row.get("epoch") or 0) if "epoch" in row else index for index, row in enumerate(history)]
-    for position, name in enumerate(names):
-        axes = figure.add_subplot(1, len(names), position + 1)
+    for position, (name, keys) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), position + 1)
         _style(axes, ink, name)
-        for number, key in enumerate(panels[name]):
+        plain = itertools.cycle((ink.line, ink.second, *_OKABE_ITO))
+        for key in keys:
             points = [
                 (epoch, float(value))
                 for epoch, row in zip(epochs, history, strict=True)
                 if (value := row.get(key)) is not None and math.isfinite(value)
             ]
+            index = _class_named_in(key, classes)
+            colour = next(plain) if index is None else class_colour(index)
+            label = re.sub(r"[/_]+", " ", key if index is None else classes[index])
             if points:
-                _draw(axes, key, number, points, classes, ink)
-        if len(panels[name]) > 1:
+                x, y = zip(*points, strict=True)
+                axes.plot(x, y, color=colour, linewidth=1.8, marker="o" if len(x) < 3 else None, label=label)
+        labels = axes.get_legend_handles_labels()[1]
+        if labels and labels != [name]:
             axes.legend(frameon=False, fontsize=9, labelcolor=ink.text)
     return figure
 
@@ -187,17 +193,10 @@ def _panel(key: str) -> str:
     return key
 
 
-def _draw(
-    axes: Axes, key: str, number: int, points: Sequence[tuple[float, float]], classes: Sequence[str], ink: Ink
-) -> None:
-    of_class = [index for index, name in enumerate(classes) if name and name.lower() in key.lower()]
-    index = max(of_class, key=lambda i: len(classes[i])) if of_class else None
-    plain = (ink.line, ink.second, *_OKABE_ITO)
-    colour = class_colour(index) if index is not None else plain[number % len(plain)]
-    label = re.sub(r"[/_]+", " ", key if index is None else classes[index])
-    marker = "o" if len(points) < 3 else None
-    x, y = zip(*points, strict=True)
-    axes.plot(x, y, color=colour, linewidth=1.8, marker=marker, markersize=4, label=label)
+def _class_named_in(key: str, classes: Sequence[str]) -> int | None:
+    """The label value of the class whose name a curve's key contains; the longest name where several are."""
+    found = [index for index, name in enumerate(classes) if name and name.lower() in key.lower()]
+    return max(found, key=lambda index: len(classes[index])) if found else None
 
 
 def _style(axes: Axes, ink: Ink, title: str) -> None:

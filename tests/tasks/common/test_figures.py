@@ -102,3 +102,12 @@ def test_curves_are_grouped_by_what_they_measure_and_gaps_stay_gaps() -> None:
     assert [line.get_color() for line in dice.lines] == [class_colour(1), class_colour(2)]
     assert [text.get_text() for text in dice.get_legend().get_texts()] == ["grey", "white"]
     assert not hausdorff.lines
+
+
+def test_curves_without_a_class_do_not_borrow_a_class_s_colour() -> None:
+    history = [{"epoch": e, "train_loss": 1.0, "Dice/grey": 0.5, "Dice/white": 0.5, "Dice/mean": 0.5} for e in (1, 2)]
+    loss, dice = training_curves(history, ("other", "grey", "white")).axes
+    grey, white, mean = (line.get_color() for line in dice.lines)
+    assert (grey, white) == (class_colour(1), class_colour(2))
+    assert mean not in (grey, white)
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["train loss"]  # not validation's
