@@ -91,6 +91,26 @@ def test_truncated_picture_is_named(tmp_path, suffix):
         read_image(path)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow also warns of the damage
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp", ".gif"])
+def test_damaged_pictures_raise_our_errors_and_no_other(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    sound = _save(tmp_path / f"a{suffix}", rng.integers(0, 255, (20, 20)).astype(np.uint8)).read_bytes()
+    refused = 0
+    for _ in range(150):
+        content = bytearray(sound)
+        for place in rng.choice(len(content), 3):
+            content[place] = rng.integers(256)
+        path = tmp_path / f"b{suffix}"
+        path.write_bytes(content[: rng.integers(1, len(content))] if rng.random() < 0.3 else content)
+        try:
+            read_image(path)
+        except DataError as error:
+            refused += 1
+            assert str(path) in str(error)
+    assert refused > 20
+
+
 def test_files_that_are_no_picture_are_refused(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(DataError, match=r"a\.png: this is no picture"):

@@ -266,6 +266,34 @@ def test_affine_without_volume_is_refused(tmp_path):
         read_volume(path)
 
 
+def test_damaged_headers_raise_our_errors_and_no_other(tmp_path):
+    rng = np.random.default_rng(0)
+    sound = write_volume(tmp_path / "a.nii", _numbered()).read_bytes()
+    refused = 0
+    for _ in range(400):
+        content = bytearray(sound)
+        for place in rng.choice(352, 4):
+            content[place] = rng.integers(256)
+        (tmp_path / "b.nii").write_bytes(content)
+        try:
+            volume = read_volume(tmp_path / "b.nii")
+        except DataError as error:
+            refused += 1
+            assert "b.nii: " in str(error)
+        else:  # what is read can be written and lies where it was read from
+            meta = meta_of(volume, case="b", path=tmp_path / "b.nii")
+            write_nifti(tmp_path / "c.nii", np.zeros(volume.array.shape[1:], int), meta)
+            np.testing.assert_array_equal(read_labels(tmp_path / "c.nii").affine, volume.affine)
+    assert 20 < refused < 300
+
+
+def test_affine_in_metres_of_small_voxels_is_sound(tmp_path):
+    image = nib.Nifti1Image(_numbered(), np.diag([5e-6, 5e-6, 1e-5, 1.0]))
+    image.header.set_xyzt_units("meter")
+    image.to_filename(tmp_path / "a.nii")
+    assert read_volume(tmp_path / "a.nii").spacing == (0.01, 0.005, 0.005)
+
+
 def test_files_that_are_no_single_nifti_are_refused(tmp_path):
     (tmp_path / "text.nii").write_text("not an image " * 100)
     with pytest.raises(DataError, match="no NIfTI file"):

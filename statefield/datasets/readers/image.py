@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from statefield.datasets.readers.limits import require_memory
 from statefield.datasets.readers.nifti import integer_labels
@@ -151,23 +151,35 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     if not path.is_file():
         raise DataError(f"{path}: no such file.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
+        image = _decoded(path)
+    except DataError:
+        raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: the header claims too many pixels ({error}). Cut the picture into tiles.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: this is no picture that can be read, or it is damaged ({error}).") from error
+    except Exception as error:
+        # on damaged files Pillow's parsers raise a dozen types, KeyError and TypeError among them
+        raise DataError(
+            f"{path}: this is no picture that can be read, or it is damaged or cut off "
+            f"({type(error).__name__}: {error}). "
+            "Copy or download it again, or convert it to PNG."
+        ) from error
     with image:
+        yield image
+
+
+def _decoded(path: Path) -> Image.Image:
+    """The picture with its pixels in memory, after its header was judged: frames, and the memory it will take."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        image = Image.open(path)
+    try:
         num_frames = getattr(image, "n_frames", 1)
         if num_frames > 1:
             raise DataError(f"{path}: {num_frames} frames found, one is needed. Save each as a file, or all as NIfTI.")
         width, height = image.size
         require_memory(path, width * height * 4 * max(1, len(image.getbands())), f"{height} x {width} pixels")
-        try:
-            image.load()
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise DataError(
-                f"{path}: the picture is cut off or damaged ({error}). Copy or download it again."
-            ) from error
-        yield image
+        image.load()
+    except BaseException:
+        image.close()
+        raise
+    return image

@@ -224,12 +224,12 @@ def _canonical(path: Path, header: NiftiHeader, values: np.ndarray) -> Volume:
     """`values` [X, Y, Z(, C)] turned to [C, D, H, W], with its affine."""
     shape3 = values.shape[:3]
     affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    orientation = _orientation(affine)
+    if orientation is None:
         raise DataError(
             f"{path}: the affine {affine[:3].tolist()} cannot be inverted, so its voxels have no place or size; an "
             "affine with three independent axes is needed. Save the file again with a valid sform or qform."
         )
-    orientation = io_orientation(affine)
     turned = apply_orientation(values, orientation)
     affine_xyz = affine @ inv_ornt_aff(orientation, shape3)
     affine_dhw = affine_xyz[:, [2, 1, 0, 3]]
@@ -247,6 +247,15 @@ def _canonical(path: Path, header: NiftiHeader, values: np.ndarray) -> Volume:
     )
     contiguous = np.ascontiguousarray(array if array.ndim == 4 else array[None])
     return Volume(contiguous, affine_dhw, (d_mm, h_mm, w_mm), geometry)
+
+
+def _orientation(affine: np.ndarray) -> np.ndarray | None:
+    """nibabel's orientation array of a sound affine, or None: an axis without length, or in the plane of the others."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or not (lengths > 0).all() or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-4:
+        return None
+    orientation = io_orientation(affine)
+    return None if np.isnan(orientation).any() else orientation
 
 
 def num_channels_of(path: str | os.PathLike[str]) -> int:
