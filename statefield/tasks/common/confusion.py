@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike
 
 from statefield.errors import LabelError, ShapeError
 
+_CHUNK = 1 << 20  # pixels counted at a time
+
 
 @dataclass(frozen=True, eq=False)
 class ConfusionState:
@@ -92,8 +94,13 @@ def observe(
                 f"the {name} holds labels {int(labels.min())} to {int(labels.max())}; the {num_classes} classes allow "
                 f"0 to {num_classes - 1}."
             )
-    pairs = wanted.astype(np.int64).ravel() * num_classes + predicted.astype(np.int64).ravel()
-    return ConfusionState(np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes))
+    counts = np.zeros(num_classes**2, np.int64)
+    flat_wanted, flat_predicted = wanted.ravel(), predicted.ravel()
+    for first in range(0, flat_wanted.size, _CHUNK):  # int64 copies of a chunk, not of the volume
+        part = slice(first, first + _CHUNK)
+        pairs = flat_wanted[part].astype(np.int64) * num_classes + flat_predicted[part].astype(np.int64)
+        counts += np.bincount(pairs, minlength=num_classes**2)
+    return ConfusionState(counts.reshape(num_classes, num_classes))
 
 
 def summarise(state: ConfusionState, classes: Sequence[str]) -> dict[str, float]:

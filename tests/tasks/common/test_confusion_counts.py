@@ -48,6 +48,13 @@ def test_sum_of_parts_equals_one_run(seed, cut):
     np.testing.assert_array_equal(sum(parts, ConfusionState.empty(5)).counts, whole.counts)
 
 
+def test_counting_in_chunks_counts_every_pixel_once(monkeypatch):
+    whole = observe(PREDICTION, TARGET, num_classes=3).counts
+    for chunk in (1, 3, 8):
+        monkeypatch.setattr("statefield.tasks.common.confusion._CHUNK", chunk)
+        np.testing.assert_array_equal(observe(PREDICTION, TARGET, num_classes=3).counts, whole)
+
+
 def test_dice_and_iou_equal_monais_on_random_maps():
     rng = np.random.default_rng(0)
     prediction, target = rng.integers(0, 4, (2, 6, 7, 8))
