@@ -41,7 +41,7 @@ class Stem(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         x = self.conv1(image)
         x = self.conv3(x + self.conv2(x))
-        return x.permute(0, 2, 3, 1)
+        return x.permute(0, 2, 3, 1).contiguous()  # once: every later addition keeps the layout of its first operand
 
 
 class Downsample(nn.Module):

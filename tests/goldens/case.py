@@ -89,6 +89,11 @@ def read_case(path: Path) -> GoldenCase:
         raise BrokenGolden(f"cannot be read as a golden: {type(error).__name__}: {error}") from error
 
 
+def official_class(meta: dict[str, Any]) -> str:
+    """The class or function that a golden names, without its module: `models/net.py:Net` and `models.Net` are Net."""
+    return re.split(r"[:./]", meta["cls"].split("(")[0].strip())[-1]
+
+
 def _case(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> GoldenCase:
     if not meta["outputs"]:
         raise BrokenGolden("it declares no outputs, so there is nothing to compare")
@@ -109,7 +114,7 @@ def _case(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Go
     return GoldenCase(
         path=path,
         system=meta["system"],
-        cls=re.split(r"[:./]", meta["cls"].split("(")[0].strip())[-1],
+        cls=official_class(meta),
         kwargs=meta.get("kwargs") or {},
         shapes={key: tuple(shape) for key, shape, _ in meta["keys"]},
         weights=_weights(meta),

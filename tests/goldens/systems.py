@@ -126,6 +126,8 @@ def _dense_backbone(kwargs: dict[str, Any]) -> Built:
 def _block(kwargs: dict[str, Any]) -> Built:
     arguments = {"hidden_dim": "channels", "d_state": "d_state", "expand": "expand", "mlp_ratio": "mlp_ratio"}
     block = spatial_mamba.SpatialMambaBlock(**take(kwargs, arguments, (*_TRAINING_ONLY, *_FIXED)))
+    if "norm_layer" not in kwargs:  # the authors' bare block has another default than their models give it
+        block.norm1.eps = block.norm2.eps = 1e-6
     return Built(lambda inputs: {"module output": block(inputs["x"])}, block, spatial_mamba.checkpoint_filter_fn)
 
 
