@@ -129,7 +129,10 @@ def _print_report(console: Console, evaluation: Evaluation, summary: dict[str, A
     by_class.add_column("metric", no_wrap=True)
     for heading in ("case mean", "95 % interval", "pooled", "counted"):
         by_class.add_column(heading, justify="right", no_wrap=True)
+    absent = [name for name in foreground if not any(summary["classes"][name].values())]
     for label, name in enumerate(classes):
+        if name in absent:
+            continue
         shown_name = f"{name} (background)" if label == metrics.background else name
         for metric in metrics.names:
             entry = summary["metrics"][metric]["classes"][name]
@@ -139,17 +142,19 @@ def _print_report(console: Console, evaluation: Evaluation, summary: dict[str, A
             by_class.add_row(shown_name, metric, *_cells(entry, "case_mean", "ci95", "pooled"), counted)
             shown_name = ""
         by_class.add_section()
-    shown_name = f"mean of {len(foreground)} classes" if len(foreground) > 1 else f"{foreground[0]} alone"
+    shown_name = "mean over classes"
     for metric in metrics.names:
         entry = summary["metrics"][metric]
         cells = _cells(entry, "foreground_mean", "foreground_ci95", "foreground_pooled")
-        by_class.add_row(shown_name, metric, *cells, "")
+        by_class.add_row(shown_name, metric, *cells, f"{entry['num_foreground_counted']} of {len(foreground)}")
         shown_name = ""
     console.print(by_class)
     console.print(
         "case mean: over the cases counted (those with a score for the class); interval: bootstrap over cases; pooled: "
         "from the counts of all cases together; the mean over classes is unweighted and leaves the background out.",
     )
+    if absent:
+        console.print(f"in no prediction and no target: {', '.join(absent)}", soft_wrap=True)
     for name in foreground:
         presence = summary["classes"][name]
         if presence["num_missed"] or presence["num_invented"]:

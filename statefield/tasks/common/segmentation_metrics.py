@@ -140,6 +140,7 @@ class SegmentationMetrics:
                                   "classes": {class: {"case_mean", "case_std", "pooled" (Dice and IoU),
                                                       "ci95": [low, high], "num_counted", "num_not_counted"}},
                                   "foreground_mean": the mean over foreground classes of case_mean, "foreground_ci95",
+                                  "num_foreground_counted": how many of those classes have one,
                                   "foreground_pooled" (Dice and IoU)}},
              "classes": {class: {"num_present", "num_predicted", "num_missed", "num_invented"}}   in cases,
              "cases": {case: {metric: {class: value}}}}
@@ -162,7 +163,7 @@ class SegmentationMetrics:
                 "pooled": "from the counts of all cases together",
                 "foreground_mean": "unweighted mean over "
                 + ", ".join(self.classes[k] for k in self.foreground)
-                + " of their case means",
+                + " of their case means (num_foreground_counted of them have one)",
                 "ci95": "95 % percentile bootstrap over cases",
             },
             "metrics": metrics,
@@ -208,6 +209,7 @@ class SegmentationMetrics:
             "better": "lower" if metric.startswith(("HD95", "ASSD")) else "higher",
             "classes": per_class,
             "foreground_mean": float(class_mean(values[:, columns])),
+            "num_foreground_counted": int(np.isfinite(means[columns]).sum()),
         }
         if pooled is not None:
             summary["foreground_pooled"] = float(case_mean(pooled[columns][:, None])[0])

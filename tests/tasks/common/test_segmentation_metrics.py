@@ -54,6 +54,7 @@ def test_hand_worked_means_counts_and_pooled_scores():
     assert dice["classes"]["left"]["pooled"] == pytest.approx(2 * (4 + 2) / ((4 + 2 + 4) + (4 + 4)))
     assert dice["classes"]["right"]["pooled"] == pytest.approx(2 * 2 / (2 + 8))
     assert dice["foreground_mean"] == pytest.approx(((1 + 2 / 3) / 3 + (2 / 3) / 2) / 2)
+    assert dice["num_foreground_counted"] == 2
     assert summary["classes"]["left"] == {"num_present": 2, "num_predicted": 3, "num_missed": 0, "num_invented": 1}
     assert summary["classes"]["right"] == {"num_present": 2, "num_predicted": 1, "num_missed": 1, "num_invented": 0}
     # row 5: 2 of 4 pixels predicted, the others 1 and 2 away
