@@ -8,6 +8,7 @@ file it replaces stays as `previous.ckpt`. So at every moment, a crash included,
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import pickle
@@ -75,11 +76,15 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be opened safely: {error}") from error
 
 
-def save_weights(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a net's weights as safetensors, whole or not at all."""
+def save_weights(state: Mapping[str, Tensor], path: Path, about: Mapping[str, str]) -> None:
+    """Write a net's weights as safetensors, whole or not at all.
+
+    `about` is kept in the header as one JSON text: safetensors writes several entries in an order of its own, and equal
+    weights would not be equal files.
+    """
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
     with atomic_path(path) as partial:
-        save_file(tensors, partial, metadata=dict(metadata))
+        save_file(tensors, partial, metadata={"statefield": json.dumps(dict(about), sort_keys=True)})
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

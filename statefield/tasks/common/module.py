@@ -6,6 +6,7 @@ against a loss that is no longer a number, and the means that go into the traini
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import time
@@ -54,19 +55,33 @@ class DensePredictionTask(LightningModule):
         lr: the largest learning rate. weight_decay: of matrices and kernels; vectors (norms, biases) have none.
         warmup_steps: optimiser steps of linear warm-up. schedule: what follows it.
         seed: of dropout and stochastic depth: batch n is seeded with (seed, n), so a resumed run draws the same.
+        total_steps: optimiser steps of the whole training.
+        average_decay: keep a moving average of the weights with this decay, and validate and test with it; None: do
+            not. Early on the decay is `(1 + step) / (10 + step)`, so that the first weights are soon forgotten.
     """
 
     net: nn.Module
 
     def __init__(
-        self, *, lr: float, weight_decay: float, warmup_steps: int, schedule: Schedule, seed: int, total_steps: int
+        self,
+        *,
+        lr: float,
+        weight_decay: float,
+        warmup_steps: int,
+        schedule: Schedule,
+        seed: int,
+        total_steps: int,
+        average_decay: float | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (("lr", lr, 0.0), ("weight_decay", weight_decay, 0.0)):
             if not (math.isfinite(value) and value >= least):
                 raise ConfigError(f"model.{name} = {value}: a finite value of {least} or more is needed.")
         self.lr, self.weight_decay, self.warmup_steps, self.schedule = lr, weight_decay, warmup_steps, schedule
-        self.seed, self.total_steps = seed, total_steps
+        if average_decay is not None and not 0 < average_decay < 1:
+            raise ConfigError(f"model.average_decay = {average_decay}: a number between 0 and 1, or null, is needed.")
+        self.seed, self.total_steps, self.average_decay = seed, total_steps, average_decay
+        self.averaged: nn.Module | None = None
         self.epoch_scores: dict[str, float] = {}
         self._loss_sum, self._loss_count = 0.0, 0
         self._seconds_before, self._started = 0.0, time.monotonic()
@@ -94,6 +109,32 @@ class DensePredictionTask(LightningModule):
 
     def on_train_start(self) -> None:
         self._started = time.monotonic()
+
+    def setup(self, stage: str) -> None:
+        # Here, so that a task for prediction alone does not carry it; a resumed run then fills it from its checkpoint.
+        if stage == "fit" and self.average_decay is not None and self.averaged is None:
+            self.averaged = copy.deepcopy(self.net).requires_grad_(False)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The net that validation and test look at: the averaged one where there is one."""
+        return self.net if self.averaged is None else self.averaged
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.averaged is not None:
+            self._average()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        assert self.averaged is not None and self.average_decay is not None
+        # Lightning has counted this step already
+        decay = min(self.average_decay, (1 + self.global_step) / (10 + self.global_step))
+        mean, latest = self.averaged.state_dict(), self.net.state_dict()
+        floating = [name for name, value in mean.items() if value.is_floating_point()]
+        torch._foreach_lerp_([mean[name] for name in floating], [latest[name] for name in floating], 1 - decay)
+        for name in mean.keys() - set(floating):
+            mean[name].copy_(latest[name])
 
     def train_loss(self) -> float:
         """The mean loss of the current epoch so far; NaN before its first batch."""

@@ -82,24 +82,26 @@ class RunFolder:
         return self.config.is_file()
 
     def start(self, config_text: str, *, overwrite: bool) -> None:
-        """Make the folder and write its config.
-
-        Raises:
-            ConfigError: a run is there and `overwrite` is false, or something is there that is not a run.
-        """
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
-            if not self.exists():
-                raise ConfigError(
-                    f"{self.root} exists and is not a run folder (it has no config.yaml), so it is left alone: choose "
-                    "another place with --run."
-                )
-            if not overwrite:
-                raise ConfigError(
-                    f"{self.root} holds a run already. Continue it with --resume, replace it with --overwrite, or "
-                    "choose another place with --run."
-                )
+        """Make the folder and write its config; errors are those of `require_free`."""
+        self.require_free(overwrite=overwrite)
+        if self.root.exists():
             shutil.rmtree(self.root)
         write_text(self.config, config_text)
+
+    def require_free(self, *, overwrite: bool) -> None:
+        """Raise `ConfigError` if a run is there and may not be replaced, or if something is there that is not a run."""
+        if not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir())):
+            return
+        if not self.exists():
+            raise ConfigError(
+                f"{self.root} exists and is not a run folder (it has no config.yaml), so it is left alone: choose "
+                "another place with --run."
+            )
+        if not overwrite:
+            raise ConfigError(
+                f"{self.root} holds a run already. Continue it with --resume, replace it with --overwrite, or choose "
+                "another place with --run."
+            )
 
     def require(self) -> None:
         """Raise `ConfigError` unless this is a run folder."""

@@ -77,6 +77,7 @@ class ModelConfig:
         weight_decay: of matrices and kernels; norms and biases have none.
         warmup_steps: optimiser steps of linear warm-up.
         schedule: what follows it.
+        average_decay: validate and test with a moving average of the weights of this decay, e.g. 0.99; null: do not.
     """
 
     encoder: str = "spatial_mamba_tiny"
@@ -90,6 +91,7 @@ class ModelConfig:
     weight_decay: float = 0.05
     warmup_steps: int = 100
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
+    average_decay: float | None = None
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def _nearest(parser: ArgumentParser, message: str) -> str:
 
 def recipe_from(parser: ArgumentParser, settings: Namespace) -> SegmentationRecipe:
     """The recipe among parsed settings; what belongs to the command line alone is left aside."""
-    built = parser.instantiate_classes(settings)
+    built = parser.instantiate(settings)
     return SegmentationRecipe(**{f.name: built[f.name] for f in dataclasses.fields(SegmentationRecipe)})
 
 

@@ -35,7 +35,7 @@ from statefield.tasks.common.checkpointing import (
     save_weights,
     verify_checkpoint,
 )
-from statefield.tasks.common.config import InferenceConfig, NormalisationConfig
+from statefield.tasks.common.config import InferenceConfig, NormalisationConfig, TrainerConfig
 from statefield.tasks.common.data import SliceData, VolumeStore
 from statefield.tasks.common.network import SegmentationNet
 from statefield.tasks.common.run_folder import RunFolder, read_history
@@ -133,6 +133,67 @@ def load_run(folder: str | Path) -> TrainedRun:
     return TrainedRun(place, recipe, task.eval(), info)
 
 
+def fit(
+    recipe: SegmentationRecipe,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Sequence[Callback] = (),
+    announce: Announce = log.info,
+) -> list[TrainedRun]:
+    """Train the recipe's model into its run folder, and then its control, if it names one.
+
+    Args:
+        resume: go on from the run folder's last checkpoint; the result equals that of an uninterrupted run.
+        overwrite: replace a run that is there, once the recipe has been found to work.
+        callbacks: further Lightning callbacks, such as a progress bar.
+        announce: gets a line at each stage.
+
+    Returns the model, and the control if there is one, with their best weights.
+
+    Raises:
+        ConfigError: settings that cannot work, a run folder in the way, or nothing to resume.
+        TrainingDiverged: the loss is no longer a number.
+        Errors of the dataset's files, from its adapter.
+    """
+    if resume and overwrite:
+        raise ConfigError("--resume continues a run and --overwrite replaces it: give one of them.")
+    _require_possible(recipe.trainer)
+    recipe = _shortened(recipe) if recipe.trainer.fast_dev_run else recipe
+    folder = RunFolder(recipe.run)
+    if resume:
+        _require_same(folder, recipe)
+    if recipe.trainer.threads is not None:
+        torch.set_num_threads(recipe.trainer.threads)
+    dataset = Dataset.of(recipe)
+    splits: Splits = {"train": dataset.records("train"), "val": dataset.records("val"), "test": dataset.records("test")}
+    plans = [(recipe, folder)]
+    if recipe.control is not None:
+        plans.append((recipe.of_control(folder.control.root), folder.control))
+    for plan, _ in plans:  # a control that cannot be built is said now and not after the first training
+        _build_task(plan, dataset.info, total_steps=0)
+    if not resume:
+        folder.require_free(overwrite=overwrite)
+    data = _build_data(recipe, dataset, splits, folder)
+    if not resume:
+        folder.start(recipe_text(recipe), overwrite=overwrite)
+        _write_info(folder, dataset, splits)
+    trained = []
+    for plan, place in plans:
+        if not place.exists():
+            place.start(recipe_text(plan), overwrite=False)
+            _write_info(place, dataset, splits)
+        if place.weights.exists():
+            announce(f"{plan.model.encoder}: already trained, {place.weights}")
+        else:
+            steps = data.steps_per_epoch
+            announce(f"training {plan.model.encoder}: {plan.trainer.max_epochs} epochs of {steps} steps")
+            _fit(plan, place, dataset.info, data, resume=resume, callbacks=callbacks)
+        trained.append(load_run(place.root))
+    shutil.rmtree(folder.cache, ignore_errors=True)
+    return trained
+
+
 def train(
     recipe: SegmentationRecipe,
     *,
@@ -142,70 +203,28 @@ def train(
     announce: Announce = log.info,
     progress: CaseProgress | None = None,
 ) -> TestResult:
-    """Train, train the control if the recipe names one, test, and write the report.
+    """`fit`, then test what was trained on the held-out cases, and write predictions, scores and the report.
 
-    Args:
-        resume: go on from the run folder's last checkpoint; the result equals that of an uninterrupted run.
-        overwrite: replace a run that is there, once the recipe has been found to work.
-        callbacks: further Lightning callbacks, such as a progress bar.
-        announce: gets a line at each stage.
-        progress: called as `progress(case, slices_done, slices)` while testing.
-
-    Raises:
-        ConfigError: settings that cannot work, a run folder in the way, or nothing to resume.
-        TrainingDiverged: the loss is no longer a number.
-        Errors of the dataset's files, from its adapter.
+    Arguments and errors are those of `fit`; `progress(case, slices_done, slices)` is called while testing.
     """
-    if resume and overwrite:
-        raise ConfigError("--resume continues a run and --overwrite replaces it: give one of them.")
-    recipe = _shortened(recipe) if recipe.trainer.fast_dev_run else recipe
-    folder = RunFolder(recipe.run)
-    if resume:
-        _require_same(folder, recipe)
-    if recipe.trainer.threads is not None:
-        torch.set_num_threads(recipe.trainer.threads)
+    trained = fit(recipe, resume=resume, overwrite=overwrite, callbacks=callbacks, announce=announce)
     dataset = Dataset.of(recipe)
-    splits: Splits = {"train": dataset.records("train"), "val": dataset.records("val"), "test": dataset.records("test")}
-    contenders = [(recipe, folder)]
-    if recipe.control is not None:
-        contenders.append((recipe.of_control(folder.control.root), folder.control))
-    for plan, _ in contenders:  # a control that cannot be built is said now and not after the first training
-        _build_task(plan, dataset.info, total_steps=0)
-    data = _build_data(recipe, dataset, splits, folder)
-    if not resume:
-        folder.start(recipe_text(recipe), overwrite=overwrite)
-        _write_info(folder, dataset, splits)
-
-    trained = []
-    for plan, place in contenders:
-        if place is not folder and not place.exists():
-            place.start(recipe_text(plan), overwrite=False)
-            _write_info(place, dataset, splits)
-        name = plan.model.encoder
-        if place.weights.exists():
-            announce(f"{name}: already trained, {place.weights}")
-        else:
-            announce(f"training {name} for {plan.trainer.max_epochs} epochs of {data.steps_per_epoch} steps")
-            _fit(plan, place, dataset.info, data, resume=resume, callbacks=callbacks)
-        trained.append(load_run(place.root))
-    shutil.rmtree(folder.cache, ignore_errors=True)
-
-    test_records = splits["test"][:1] if recipe.trainer.fast_dev_run else splits["test"]
-    announce(f"testing on {len(test_records)} cases")
+    records = dataset.records("test")[: 1 if recipe.trainer.fast_dev_run else None]
+    announce(f"testing on {len(records)} cases")
     main, *controls = [
-        _contender(run, dataset, test_records, role="model" if run is trained[0] else "control", progress=progress)
+        _contender(run, dataset, records, role="model" if run is trained[0] else "control", progress=progress)
         for run in trained
     ]
     return finish(
-        folder,
+        trained[0].folder,
         recipe,
         dataset.info,
         main,
         controls,
-        baseline=_baseline_records(recipe, dataset, splits["train"]),
+        baseline=_baseline_records(recipe, dataset),
         adapter=dataset.adapter,
-        records=test_records,
-        history=read_history(folder.history),
+        records=records,
+        history=read_history(trained[0].folder.history),
     )
 
 
@@ -285,11 +304,11 @@ def _best_epoch(history: Sequence[dict[str, float | None]]) -> int | None:
     return int(-max(scored)[1]) if scored else None
 
 
-def _baseline_records(recipe: SegmentationRecipe, dataset: Dataset, train_records: list[Record]) -> list[Record]:
+def _baseline_records(recipe: SegmentationRecipe, dataset: Dataset) -> list[Record]:
     wanted = recipe.threshold_baseline
     if wanted is None:
         wanted = dataset.adapter.name == "mni152"
-    return train_records if wanted else []
+    return dataset.records("train") if wanted else []
 
 
 def _build_task(recipe: SegmentationRecipe, info: DatasetInfo, *, total_steps: int) -> SegmentationTask:
@@ -372,11 +391,22 @@ def _fit(
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as stop:  # how Lightning passes on Ctrl-C
             raise KeyboardInterrupt from stop
-    best = read_checkpoint(folder.best)
-    weights = {
-        name.removeprefix("net."): value for name, value in best["state_dict"].items() if name.startswith("net.")
-    }
+    state = read_checkpoint(folder.best)["state_dict"]
+    prefix = "net." if recipe.model.average_decay is None else "averaged."
+    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     save_weights(weights, folder.weights, {"encoder": recipe.model.encoder, "decoder": recipe.model.decoder})
+
+
+def _require_possible(settings: TrainerConfig) -> None:
+    for name in ("max_epochs", "steps_per_epoch", "accumulate", "val_every_epochs", "save_every_steps", "threads"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"trainer.{name} = {value}: 1 or more is needed.")
+    if settings.max_epochs % settings.val_every_epochs and not settings.fast_dev_run:
+        raise ConfigError(
+            f"trainer.val_every_epochs = {settings.val_every_epochs} does not divide trainer.max_epochs = "
+            f"{settings.max_epochs}: the last epoch would go without validation."
+        )
 
 
 def _shortened(recipe: SegmentationRecipe) -> SegmentationRecipe:

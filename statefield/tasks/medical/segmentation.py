@@ -53,6 +53,7 @@ class SegmentationTask(DensePredictionTask):
             schedule=config.schedule,
             seed=seed,
             total_steps=total_steps,
+            average_decay=config.average_decay,
         )
         self.classes, self.slice_context, self.roi = classes, slice_context, roi
         self.inference = dataclasses.replace(inference, mirror=False)
@@ -85,7 +86,7 @@ class SegmentationTask(DensePredictionTask):
 
     def validation_step(self, case: CaseItem, batch_idx: int) -> None:
         prediction = segment_volume(
-            self.net,
+            self.evaluated,
             case["volume"],
             slice_context=self.slice_context,
             roi=self.roi,

@@ -37,7 +37,7 @@ def test_padding_repeats_the_edge_so_a_constant_image_gives_the_same_logits_at_i
 
 
 def test_the_detail_path_separates_pixels_that_the_encoder_sees_as_one():
-    """With the decoder's output silenced, one changed pixel changes only the logits within reach of three 3x3 kernels."""
+    """With the decoder silenced, one changed pixel changes only the logits within reach of three 3x3 kernels."""
     torch.manual_seed(0)
     net = SegmentationNet("test_convnext", in_channels=1, num_classes=2, detail_channels=4).eval()
     with torch.no_grad():
@@ -66,7 +66,7 @@ def test_parameters_that_the_encoder_exempts_from_weight_decay_are_named_as_in_t
 
 
 def test_an_unknown_encoder_is_refused_with_the_nearest_name():
-    with pytest.raises(UnknownName, match="did you mean .*spatial_mamba_nano"):
+    with pytest.raises(UnknownName, match=r"did you mean .*spatial_mamba_nano"):
         SegmentationNet("spatial_mamba_nanno", in_channels=1, num_classes=2)
 
 
