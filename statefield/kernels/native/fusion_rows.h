@@ -1,7 +1,7 @@
 // State fusion, row by row: what state_fusion.cpp and structure_aware_scan.cpp share.
 //
-// Channels are cut into lines of 64 bytes (16 floats, 8 doubles: one cache line). A task works on a few lines of one
-// image: rows of h are copied into a ring of packed rows, [column][line], with the padding written out, so the taps need
+// Channels are cut into lines of 64 bytes (16 floats, 8 doubles: one cache line). A task works on one line of one image:
+// rows of h are copied into a ring of packed rows, [column][line], with the padding written out, so the taps need
 // no clamping and no bounds, and the ring of the last 2 * reach + 1 rows stays in the second-level cache.
 //
 // The backward is the same gather with mirrored taps over packed rows of the gradient. Replicate padding makes a row or
@@ -17,9 +17,13 @@
 namespace SF_ISA {
 
 constexpr int kLineBytes = 64;
+// Pixels a tile: as many accumulators as fit in the registers beside the weights. 7 divides the maps of common images
+// (224 / 4 = 56, 28, 14, 7), and a 7 x 2 tile needs the fewest loads a multiplication that 16 registers allow.
 #if defined(SF_ISA_avx512)
-constexpr int kPixels = 8;  // pixels a tile: as many accumulators as fit in the registers beside the weights
-#elif defined(SF_ISA_avx2) || defined(SF_ISA_neon)
+constexpr int kPixels = 14;
+#elif defined(SF_ISA_avx2)
+constexpr int kPixels = 7;
+#elif defined(SF_ISA_neon)
 constexpr int kPixels = 4;
 #else
 constexpr int kPixels = 2;
@@ -116,25 +120,30 @@ struct Shape {
     int64_t batch, height, width, states, channels;
 };
 
-// How the work is cut. It depends on the shape alone, never on the number of threads: sums over tasks are the same
-// whatever runs them.
+// How the work is cut: a task gives out some rows of one line of one image. It depends on the shape alone, never on the
+// number of threads: sums over tasks are the same whatever runs them.
 struct Cut {
-    int lines;        // lines of all channels
-    int task_lines;   // lines a task works on together
-    int blocks;       // tasks along the channels
-    int64_t rows;     // rows a task gives out
-    int64_t chunks;   // tasks along the rows of an image
+    int64_t lines;   // of all channels
+    int64_t rows;    // a task's, the last one's of an image may be fewer
+    int64_t chunks;  // tasks down an image
+    int64_t tasks;
 
-    Cut(int64_t channels, int per_line, int64_t height, int64_t bytes_per_line, int64_t cache_bytes, int64_t task_rows) {
-        lines = (int)((channels + per_line - 1) / per_line);
-        const int most = (int)(clamped(cache_bytes / greatest(bytes_per_line, 1), 1, 4));
-        blocks = (lines + most - 1) / most;
-        task_lines = (lines + blocks - 1) / blocks;
-        blocks = (lines + task_lines - 1) / task_lines;
-        chunks = (height + task_rows - 1) / task_rows;
-        rows = (height + chunks - 1) / chunks;
-        chunks = (height + rows - 1) / rows;
+    Cut(const Shape &shape, int per_line) {
+        constexpr int64_t enough = 16;  // tasks that keep many threads busy; more of them would pack more rows twice
+        constexpr int64_t fewest = 8;   // rows: a task packs up to 2 * reach rows beside its own
+        lines = (shape.channels + per_line - 1) / per_line;
+        const int64_t wanted = (enough - 1) / greatest(shape.batch * lines, 1) + 1;
+        rows = greatest((shape.height + wanted - 1) / wanted, fewest);
+        chunks = (shape.height + rows - 1) / rows;
+        tasks = shape.batch * chunks * lines;
     }
+};
+
+struct Place {  // of a task in the whole
+    int64_t line, part, batch, first, last;
+    Place(int64_t task, const Cut &cut, int64_t height)
+        : line(task % cut.lines), part(task / cut.lines), batch(part / cut.chunks),
+          first(part % cut.chunks * cut.rows), last(least(first + cut.rows, height)) {}
 };
 
 // merged[tap][channel in line] of one line: the sum of alpha_k * weight_k over the taps k that share a place; zeros behind
@@ -152,7 +161,7 @@ void merge_weights(const Taps &taps, const T *weight, const T *alpha, int64_t ke
 }
 
 // [E] as lines, zeros behind the last channel (all zero where `from` is null).
-template <class T> void pad_channels(const T *from, int64_t channels, int lines, T *to) {
+template <class T> void pad_channels(const T *from, int64_t channels, int64_t lines, T *to) {
     memset(to, 0, (size_t)(lines * kLine<T>) * sizeof(T));
     if (from != nullptr) memcpy(to, from, (size_t)channels * sizeof(T));
 }
@@ -166,30 +175,32 @@ template <class T> struct Tap {
 template <class T, int P>
 SF_INLINE void gather(const Tap<T> *taps, int count, int64_t first, vec<T> (&acc)[P][kVectors]) {
     vec<T> sum[P][kVectors];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int v = 0; v < kVectors; ++v) sum[p][v] = vec<T>{};
     for (int t = 0; t < count; ++t) {
         const T *source = taps[t].source + first * kLine<T>;
         vec<T> weight[kVectors];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int v = 0; v < kVectors; ++v) weight[v] = load(taps[t].weight + v * lanes<T>::count);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int p = 0; p < P; ++p)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (int v = 0; v < kVectors; ++v) sum[p][v] += weight[v] * load(source + p * kLine<T> + v * lanes<T>::count);
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int v = 0; v < kVectors; ++v) acc[p][v] = sum[p][v];
 }
 
-// Calls run.template tile<P>(pixel) for all pixels from `first` to `last`, in tiles of kPixels, then 2, then 1.
+// Calls run.template tile<P>(pixel) for all pixels from `first` to `last`, in tiles of kPixels, then smaller ones.
 template <class Run> inline void for_tiles(int64_t first, int64_t last, Run &&run) {
     int64_t pixel = first;
     for (; pixel + kPixels <= last; pixel += kPixels) run.template tile<kPixels>(pixel);
+    if constexpr (kPixels > 7)
+        for (; pixel + 7 <= last; pixel += 7) run.template tile<7>(pixel);
     if constexpr (kPixels > 4)
         for (; pixel + 4 <= last; pixel += 4) run.template tile<4>(pixel);
     if constexpr (kPixels > 2)
@@ -213,16 +224,14 @@ template <class T> struct PaddedRow {
             memcpy(inside + (width + c) * kLine<T>, last, kLineBytes);
         }
     }
-    // Copies pixels that lie `stride` elements apart, a few lines of each, to rows that lie `row_stride` apart.
-    void pack(const T *from, int64_t stride, int64_t valid, int lines, T *rows, int64_t row_stride) const {
-        for (int64_t j = 0; j < width; ++j)
-            for (int l = 0; l < lines; ++l) {
-                vec<T> line[kVectors];
-                load_line(from + j * stride + l * kLine<T>, valid - l * kLine<T>, line);
-                T *to = interior(rows + l * row_stride) + j * kLine<T>;
-                for (int v = 0; v < kVectors; ++v) store(to + v * lanes<T>::count, line[v]);
-            }
-        for (int l = 0; l < lines; ++l) pad(rows + l * row_stride);
+    // Copies pixels that lie `stride` elements apart.
+    void pack(const T *from, int64_t stride, int64_t valid, T *row) const {
+        for (int64_t j = 0; j < width; ++j) {
+            vec<T> line[kVectors];
+            load_line(from + j * stride, valid, line);
+            for (int v = 0; v < kVectors; ++v) store(interior(row) + j * kLine<T> + v * lanes<T>::count, line[v]);
+        }
+        pad(row);
     }
 };
 
@@ -237,7 +246,7 @@ template <class T> struct OutputRow {
     const T *u;          // [W][stride] or null
     T *y;                // with C [W][stride], else [W][N][stride]
     int64_t stride;      // E
-    int valid;
+    int64_t valid;       // channels from here on, of which a line takes the first
 
     template <int P> void tile(int64_t j) const {
         vec<T> fused[P][kVectors];

@@ -1,4 +1,4 @@
-// State fusion, backward. A task walks down some rows of a few lines of channels of one image, with two rings of packed
+// State fusion, backward. A task walks down some rows of one line of channels of one image, with two rings of packed
 // rows in the cache: h, and g = C * grad, the gradient of the fused states. From them it gives for each of its rows
 //     grad_h       the mirrored gather over g
 //     the taps     sum over pixels of g * h at each tap, as a partial sum of this task
@@ -9,9 +9,6 @@
 
 namespace SF_ISA {
 namespace {
-
-constexpr int64_t kTaskRows = 16;
-constexpr int64_t kCacheBytes = 256 * 1024;
 
 template <class T> struct BackwardTask {
     const T *grad, *h, *C, *u;
@@ -24,20 +21,18 @@ template <class T> struct BackwardTask {
     const T *merged, *D;      // lines
     T *tap_sums;              // [batch * chunks][lines][taps] lines
     T *D_sums;                // [batch * chunks][lines] lines
-    T *C_sums;                // [blocks][B, H, W, N]
+    T *C_sums;                // [lines][B, H, W, N]
 
+    // A thread's scratch: the ring of h, the ring of g, the sums of g's rows at the rims, the taps of a row.
     int64_t ring_rows() const { return 2 * taps.row_reach + 1; }
     int64_t h_elements() const { return packed.columns() * kLine<T>; }
     int64_t g_elements() const { return packed_grad.columns() * kLine<T>; }
-    int64_t rows_a_slot() const { return shape.states * cut.task_lines; }
-    // A thread's scratch: the ring of h, the ring of g, the sums of g's rows at the rims, taps.
-    int64_t h_ring() const { return ring_rows() * rows_a_slot() * h_elements(); }
-    int64_t g_ring() const { return ring_rows() * rows_a_slot() * g_elements(); }
+    int64_t h_ring() const { return ring_rows() * shape.states * h_elements(); }
+    int64_t g_ring() const { return ring_rows() * shape.states * g_elements(); }
     int64_t rim_rows() const { return taps.num_row_steps * g_elements(); }
     int64_t scratch_bytes() const {
         return (h_ring() + g_ring() + rim_rows()) * (int64_t)sizeof(T) + to_line(taps.count * (int64_t)sizeof(Tap<T>));
     }
-
     struct Scratch {
         T *h, *g, *rim;
         Tap<T> *taps;
@@ -47,104 +42,93 @@ template <class T> struct BackwardTask {
         return {first, first + h_ring(), first + h_ring() + g_ring(),
                 (Tap<T> *)(first + h_ring() + g_ring() + rim_rows())};
     }
-    T *h_row(const Scratch &s, int64_t row, int64_t n, int line) const {
-        return s.h + (row % ring_rows() * rows_a_slot() + n * cut.task_lines + line) * h_elements();
+    T *h_row(const Scratch &s, int64_t row, int64_t n) const {
+        return s.h + (row % ring_rows() * shape.states + n) * h_elements();
     }
-    T *g_row(const Scratch &s, int64_t row, int64_t n, int line) const {
-        return s.g + (row % ring_rows() * rows_a_slot() + n * cut.task_lines + line) * g_elements();
+    T *g_row(const Scratch &s, int64_t row, int64_t n) const {
+        return s.g + (row % ring_rows() * shape.states + n) * g_elements();
     }
+    int64_t pixel(const Place &place, int64_t row) const {
+        return (place.batch * shape.height + row) * shape.width;
+    }
+    int64_t valid(const Place &place) const { return shape.channels - place.line * kLine<T>; }
 
     void run(int64_t task, char *memory) const {
         const Scratch s = scratch(memory);
-        const int first_line = (int)(task % cut.blocks) * cut.task_lines;
-        const int lines = (int)least(cut.task_lines, cut.lines - first_line);
-        const int64_t part = task / cut.blocks, b = part / cut.chunks, first = part % cut.chunks * cut.rows;
-        const int64_t last = least(first + cut.rows, shape.height);
-        memset(tap_sums + (part * cut.lines + first_line) * taps.count * kLine<T>, 0,
-               (size_t)(lines * taps.count) * kLineBytes);
-        memset(D_sums + (part * cut.lines + first_line) * kLine<T>, 0, (size_t)lines * kLineBytes);
-        int64_t next = greatest(first - taps.row_reach, 0);
-        for (int64_t i = first; i < last; ++i) {
-            for (; next <= least(i + taps.row_reach, shape.height - 1); ++next) pack(b, next, first_line, lines, s);
-            if (C != nullptr)
-                memset(C_row(task % cut.blocks, b, i), 0, (size_t)(shape.width * shape.states) * sizeof(T));
-            for (int line = 0; line < lines; ++line) {
-                for (int64_t n = 0; n < shape.states; ++n) {
-                    gather_grad_h(b, i, first_line, line, n, s);
-                    read_taps(i, first_line, line, n, s);
-                    if (C != nullptr) add_grad_C(task % cut.blocks, b, i, first_line, line, n, s);
-                    add_tap_sums(tap_sums + (part * cut.lines + first_line + line) * taps.count * kLine<T>,
-                                 g_row(s, i, n, line) + packed_grad.line_of(0), s);
-                }
-                if (u != nullptr) skip(b, i, first_line + line, D_sums + (part * cut.lines + first_line + line) * kLine<T>);
+        const Place place(task, cut, shape.height);
+        T *own_taps = tap_sums + (place.part * cut.lines + place.line) * taps.count * kLine<T>;
+        T *own_D = D_sums + (place.part * cut.lines + place.line) * kLine<T>;
+        memset(own_taps, 0, (size_t)taps.count * kLineBytes);
+        memset(own_D, 0, kLineBytes);
+        int64_t next = greatest(place.first - taps.row_reach, 0);
+        for (int64_t i = place.first; i < place.last; ++i) {
+            for (; next <= least(i + taps.row_reach, shape.height - 1); ++next) pack(place, next, s);
+            for (int64_t n = 0; n < shape.states; ++n) {
+                gather_grad_h(place, i, n, s);
+                read_taps(place, i, n, s);
+                if (C != nullptr) read_out(place, i, n, s);
+                add_tap_sums(own_taps, g_row(s, i, n) + packed_grad.line_of(0), s);
             }
+            if (u != nullptr) skip(place, i, own_D);
         }
     }
 
-    T *C_row(int64_t block, int64_t b, int64_t i) const {
-        return C_sums + (((block * shape.batch + b) * shape.height + i) * shape.width) * shape.states;
-    }
-    int64_t valid(int line) const { return shape.channels - (int64_t)line * kLine<T>; }
-
-    void pack(int64_t b, int64_t row, int first_line, int lines, const Scratch &s) const {
-        const int64_t pixel = (b * shape.height + row) * shape.width, channel = (int64_t)first_line * kLine<T>;
+    void pack(const Place &place, int64_t row, const Scratch &s) const {
+        const int64_t at = pixel(place, row), channel = place.line * kLine<T>;
         for (int64_t n = 0; n < shape.states; ++n) {
-            packed.pack(h + (pixel * shape.states + n) * shape.channels + channel, shape.states * shape.channels,
-                        valid(first_line), lines, h_row(s, row, n, 0), h_elements());
-            for (int line = 0; line < lines; ++line) {
-                const T *from = C != nullptr ? grad + pixel * shape.channels
-                                             : grad + (pixel * shape.states + n) * shape.channels;
-                packed_grad.pack(from + channel + line * kLine<T>,
-                                 (C != nullptr ? 1 : shape.states) * shape.channels, valid(first_line + line),
-                                 C != nullptr ? C + pixel * shape.states + n : nullptr, shape.states,
-                                 g_row(s, row, n, line));
-            }
+            packed.pack(h + (at * shape.states + n) * shape.channels + channel, shape.states * shape.channels,
+                        valid(place), h_row(s, row, n));
+            if (C != nullptr)
+                packed_grad.pack(grad + at * shape.channels + channel, shape.channels, valid(place),
+                                 C + at * shape.states + n, shape.states, g_row(s, row, n));
+            else
+                packed_grad.pack(grad + (at * shape.states + n) * shape.channels + channel,
+                                 shape.states * shape.channels, valid(place), nullptr, 0, g_row(s, row, n));
         }
     }
 
     // Where the packed row of g lies that holds what row i gets from taps at distance dy; null where that is nothing.
-    const T *giving_row(int64_t i, int dy, int64_t n, int line, const Scratch &s) const {
+    const T *giving_row(int64_t i, int dy, int64_t n, const Scratch &s) const {
         const Readers readers(i, dy, shape.height);
         if (readers.none()) return nullptr;
-        if (readers.one()) return g_row(s, readers.first, n, line);
+        if (readers.one()) return g_row(s, readers.first, n);
         return s.rim + Taps::place(taps.row_steps, taps.num_row_steps, dy < 0 ? -dy : dy) * g_elements();
     }
 
-    void sum_rim_rows(int64_t i, int64_t n, int line, const Scratch &s) const {
+    void sum_rim_rows(int64_t i, int64_t n, const Scratch &s) const {
         for (int step = 0; step < taps.num_row_steps; ++step) {
             T *sum = s.rim + step * g_elements();
             memset(sum, 0, (size_t)g_elements() * sizeof(T));
             const Readers readers(i, i == 0 ? -taps.row_steps[step] : taps.row_steps[step], shape.height);
             for (int64_t row = readers.first; row <= readers.last; ++row)
-                packed_grad.add_lines(sum, g_row(s, row, n, line), packed_grad.columns());
+                packed_grad.add_lines(sum, g_row(s, row, n), packed_grad.columns());
         }
     }
 
-    void gather_grad_h(int64_t b, int64_t i, int first_line, int line, int64_t n, const Scratch &s) const {
-        const T *weights = merged + (int64_t)(first_line + line) * taps.count * kLine<T>;
-        const int64_t pixel = (b * shape.height + i) * shape.width;
-        T *to = grad_h + (pixel * shape.states + n) * shape.channels + (int64_t)(first_line + line) * kLine<T>;
+    void gather_grad_h(const Place &place, int64_t i, int64_t n, const Scratch &s) const {
+        const T *weights = merged + place.line * taps.count * kLine<T>;
         const int64_t stride = shape.states * shape.channels;
-        if (i == 0 || i == shape.height - 1) sum_rim_rows(i, n, line, s);
+        T *to = grad_h + (pixel(place, i) * shape.states + n) * shape.channels + place.line * kLine<T>;
+        if (i == 0 || i == shape.height - 1) sum_rim_rows(i, n, s);
         int count = 0;
         for (int t = 0; t < taps.count; ++t) {
-            const T *row = giving_row(i, taps.dy[t], n, line, s);
+            const T *row = giving_row(i, taps.dy[t], n, s);
             if (row != nullptr) s.taps[count++] = {row + packed_grad.line_of(-taps.dx[t]), weights + t * kLine<T>};
         }
-        for_tiles(1, shape.width - 1, Scatterless{s.taps, count, to, stride, valid(first_line + line)});
-        for (int64_t j = 0; j < shape.width; j += greatest(shape.width - 1, 1)) {
+        for_tiles(1, shape.width - 1, PlainRow{s.taps, count, to, stride, valid(place)});
+        for (int64_t j = 0; j < shape.width; j += greatest(shape.width - 1, 1)) {  // the columns at the rims
             count = 0;
             for (int t = 0; t < taps.count; ++t) {
-                const T *row = giving_row(i, taps.dy[t], n, line, s);
-                const int64_t place = packed_grad.place(j, taps.dx[t]);
-                if (row != nullptr && place >= 0) s.taps[count++] = {row + place, weights + t * kLine<T>};
+                const T *row = giving_row(i, taps.dy[t], n, s);
+                const int64_t held = packed_grad.place(j, taps.dx[t]);
+                if (row != nullptr && held >= 0) s.taps[count++] = {row + held, weights + t * kLine<T>};
             }
-            Scatterless{s.taps, count, to + j * stride, stride, valid(first_line + line)}.template tile<1>(0);
+            PlainRow{s.taps, count, to + j * stride, stride, valid(place)}.template tile<1>(0);
         }
     }
 
     // Gathered lines, written out as they are.
-    struct Scatterless {
+    struct PlainRow {
         const Tap<T> *taps;
         int count;
         T *to;
@@ -156,15 +140,15 @@ template <class T> struct BackwardTask {
         }
     };
 
-    void read_taps(int64_t i, int first_line, int line, int64_t n, const Scratch &s) const {
-        const T *weights = merged + (int64_t)(first_line + line) * taps.count * kLine<T>;
+    void read_taps(const Place &place, int64_t i, int64_t n, const Scratch &s) const {
+        const T *weights = merged + place.line * taps.count * kLine<T>;
         for (int t = 0; t < taps.count; ++t) {
             const int64_t row = clamped(i + taps.dy[t], 0, shape.height - 1);
-            s.taps[t] = {packed.interior(h_row(s, row, n, line)) + taps.dx[t] * kLine<T>, weights + t * kLine<T>};
+            s.taps[t] = {packed.interior(h_row(s, row, n)) + taps.dx[t] * kLine<T>, weights + t * kLine<T>};
         }
     }
 
-    // grad_C[j] += grad[j] . fused[j] over the channels of one line.
+    // This line's share of grad_C[j] = grad[j] . fused[j].
     struct ReadOut {
         const Tap<T> *taps;
         int count;
@@ -180,15 +164,15 @@ template <class T> struct BackwardTask {
                 load_line(grad + (j + p) * stride, valid, given);
                 vec<T> sum = fused[p][0] * given[0];
                 for (int v = 1; v < kVectors; ++v) sum += fused[p][v] * given[v];
-                to[(j + p) * states] += sum_lanes<T>(sum);
+                to[(j + p) * states] = sum_lanes<T>(sum);
             }
         }
     };
-    void add_grad_C(int64_t block, int64_t b, int64_t i, int first_line, int line, int64_t n, const Scratch &s) const {
-        const int64_t pixel = (b * shape.height + i) * shape.width;
-        const T *from = grad + pixel * shape.channels + (int64_t)(first_line + line) * kLine<T>;
-        for_tiles(0, shape.width, ReadOut{s.taps, taps.count, from, shape.channels, valid(first_line + line),
-                                          C_row(block, b, i) + n, shape.states});
+    void read_out(const Place &place, int64_t i, int64_t n, const Scratch &s) const {
+        const int64_t at = pixel(place, i), pixels = shape.batch * shape.height * shape.width;
+        const T *from = grad + at * shape.channels + place.line * kLine<T>;
+        T *to = C_sums + (place.line * pixels + at) * shape.states + n;
+        for_tiles(0, shape.width, ReadOut{s.taps, taps.count, from, shape.channels, valid(place), to, shape.states});
     }
 
     // sums[t] += sum over the row of g * h at tap t. A row is summed by itself first, so sums stay short.
@@ -225,21 +209,21 @@ template <class T> struct BackwardTask {
     }
 
     // grad_u = D * grad, and the row's share of grad_D.
-    void skip(int64_t b, int64_t i, int line, T *sum) const {
-        const int64_t first = (b * shape.height + i) * shape.width * shape.channels + (int64_t)line * kLine<T>;
+    void skip(const Place &place, int64_t i, T *sum) const {
+        const int64_t first = pixel(place, i) * shape.channels + place.line * kLine<T>;
         vec<T> D_line[kVectors], total[kVectors];
-        load_line(D + (int64_t)line * kLine<T>, kLine<T>, D_line);
+        load_line(D + place.line * kLine<T>, kLine<T>, D_line);
         for (int v = 0; v < kVectors; ++v) total[v] = vec<T>{};
         for (int64_t j = 0; j < shape.width; ++j) {
             const int64_t at = first + j * shape.channels;
             vec<T> given[kVectors], read[kVectors];
-            load_line(grad + at, valid(line), given);
-            load_line(u + at, valid(line), read);
+            load_line(grad + at, valid(place), given);
+            load_line(u + at, valid(place), read);
             for (int v = 0; v < kVectors; ++v) {
                 total[v] += given[v] * read[v];
                 given[v] *= D_line[v];
             }
-            store_line(grad_u + at, valid(line), given);
+            store_line(grad_u + at, valid(place), given);
         }
         for (int v = 0; v < kVectors; ++v) {
             T *part = sum + v * lanes<T>::count;
@@ -281,7 +265,7 @@ template <class T> struct Partial {
     }
     T C(int64_t at, int64_t values) const {
         T sum = C_sums[at];
-        for (int64_t block = 1; block < cut.blocks; ++block) sum += C_sums[block * values + at];
+        for (int64_t line = 1; line < cut.lines; ++line) sum += C_sums[line * values + at];
         return sum;
     }
 };
@@ -295,16 +279,14 @@ int fusion_backward(const T *grad, const T *h, const T *weight, const T *alpha, 
     if (taps.memory.data == nullptr) return SF_NO_MEMORY;
     const PaddedRow<T> packed{shape.width, taps.column_reach};
     const GradientRow<T> packed_grad{taps, shape.width};
-    const Cut cut(shape.channels, kLine<T>, shape.height,
-                  (2 * taps.row_reach + 1) * (packed.columns() + packed_grad.columns()) * shape.states * kLineBytes,
-                  kCacheBytes, kTaskRows);
+    const Cut cut(shape, kLine<T>);
     const int64_t parts = shape.batch * cut.chunks, C_values = shape.batch * shape.height * shape.width * shape.states;
     aligned_buffer weights((size_t)(cut.lines * (taps.count + 1)) * kLineBytes);
     aligned_buffer sums((size_t)(parts * cut.lines * (taps.count + 1)) * kLineBytes);
-    aligned_buffer C_sums(C != nullptr ? (size_t)(cut.blocks * C_values) * sizeof(T) : 0);
+    aligned_buffer C_sums(C != nullptr ? (size_t)(cut.lines * C_values) * sizeof(T) : 0);
     aligned_buffer alpha_shares((size_t)(kernels * shape.channels) * sizeof(double));
     if (!weights.data || !sums.data || !C_sums.data || !alpha_shares.data) return SF_NO_MEMORY;
-    T *merged = (T *)weights.data, *D_lines = merged + (int64_t)cut.lines * taps.count * kLine<T>;
+    T *merged = (T *)weights.data, *D_lines = merged + cut.lines * taps.count * kLine<T>;
     T *tap_sums = (T *)sums.data, *D_sums = tap_sums + parts * cut.lines * taps.count * kLine<T>;
     double *shares = (double *)alpha_shares.data;
     pad_channels(D, shape.channels, cut.lines, D_lines);
@@ -312,8 +294,7 @@ int fusion_backward(const T *grad, const T *h, const T *weight, const T *alpha, 
                                tap_sums, D_sums, (T *)C_sums.data};
     const Partial<T> partial{shape, taps, cut, tap_sums, D_sums, (const T *)C_sums.data};
 
-    const int64_t tasks = parts * cut.blocks;
-    threads = clamped(tasks, 1, threads);
+    threads = clamped(cut.tasks, 1, threads);
     aligned_buffer scratch((size_t)(threads * task.scratch_bytes()));
     if (scratch.data == nullptr) return SF_NO_MEMORY;
 #pragma omp parallel num_threads(threads)
@@ -323,7 +304,7 @@ int fusion_backward(const T *grad, const T *h, const T *weight, const T *alpha, 
         for (int64_t line = 0; line < cut.lines; ++line)
             merge_weights(taps, weight, alpha, kernels, shape.channels, line, merged + line * taps.count * kLine<T>);
 #pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < tasks; ++t) task.run(t, own);
+        for (int64_t t = 0; t < cut.tasks; ++t) task.run(t, own);
 #pragma omp for schedule(static)
         for (int64_t e = 0; e < shape.channels; ++e) {
             partial.channel(e, kernels, weight, alpha, grad_weight, shares);

@@ -99,7 +99,7 @@ def _backward_fake(
 
 def _in_state_dtype(dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     wanted = _op.state_dtype(dtype)
-    return tuple(None if tensor is None else tensor.to(wanted) for tensor in tensors)
+    return tuple(t if t is None or t.dtype == wanted else t.to(wanted) for t in tensors)
 
 
 def distinct_taps(dilations: tuple[int, ...] | list[int]) -> int:
