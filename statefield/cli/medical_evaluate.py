@@ -133,7 +133,8 @@ def _print_report(console: Console, evaluation: Evaluation, summary: dict[str, A
     for label, name in enumerate(classes):
         if name in absent:
             continue
-        shown_name = f"{name} (background)" if label == metrics.background else name
+        is_unnamed = label == metrics.background and name != "background"
+        shown_name = f"{name} (background)" if is_unnamed else name
         for metric in metrics.names:
             entry = summary["metrics"][metric]["classes"][name]
             if label == metrics.background and entry["num_counted"] == 0:
@@ -142,7 +143,7 @@ def _print_report(console: Console, evaluation: Evaluation, summary: dict[str, A
             by_class.add_row(shown_name, metric, *_cells(entry, "case_mean", "ci95", "pooled"), counted)
             shown_name = ""
         by_class.add_section()
-    shown_name = "mean over classes"
+    shown_name = "class mean"
     for metric in metrics.names:
         entry = summary["metrics"][metric]
         cells = _cells(entry, "foreground_mean", "foreground_ci95", "foreground_pooled")

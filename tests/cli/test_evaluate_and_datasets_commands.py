@@ -29,7 +29,7 @@ def test_evaluate_prints_a_table_and_writes_json_and_csv(folders, tmp_path, caps
     files = ["--json", str(tmp_path / "o.json"), "--csv", str(tmp_path / "o.csv")]
     assert main(["medical", "evaluate", *folders, *options, *files]) == 0
     out = capsys.readouterr().out
-    for expected in ("case_0", "small", "NSD_2mm", "2 of 3", "mean over classes", "missed in 1 of the 3 cases"):
+    for expected in ("case_0", "small", "NSD_2mm", "2 of 3", "class mean", "missed in 1 of the 3 cases"):
         assert expected in out
     written = json.loads((tmp_path / "o.json").read_text())
     dice = written["metrics"]["Dice"]
