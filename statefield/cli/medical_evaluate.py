@@ -133,8 +133,8 @@ def _print_report(console: Console, evaluation: Evaluation, summary: dict[str, A
     for label, name in enumerate(classes):
         if name in absent:
             continue
-        is_unnamed = label == metrics.background and name != "background"
-        shown_name = f"{name} (background)" if is_unnamed else name
+        is_marked = label == metrics.background and name != "background"
+        shown_name = f"{name} (background)" if is_marked else name
         for metric in metrics.names:
             entry = summary["metrics"][metric]["classes"][name]
             if label == metrics.background and entry["num_counted"] == 0:
