@@ -1,7 +1,7 @@
 """Inputs for every operator: what the conformance tests go through. A new operator gets a family here.
 
-A family names its operator, the function that people call, and its variants: each makes named tensors and options from a
-generator. Tensors of variants named in `tiny` are small enough for numerical gradients.
+A family names its operator, the function that people call, and its variants: each makes named tensors and options from
+a generator. The variant named in `tiny` is small enough for numerical gradients.
 """
 
 from __future__ import annotations

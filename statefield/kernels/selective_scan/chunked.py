@@ -12,6 +12,7 @@ The recurrence is only ever multiplied by exp(dt A), never divided, so it is as 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -41,29 +42,33 @@ def selective_scan_chunked(
     if delta_softplus:
         dt = softplus(dt)
     chunks = -(-length // CHUNK)
+    groups = next((weights.shape[2] for weights in (B, C) if weights.dim() == 4), 1)
+    # Channels as [G, D / G], so that the weights of a group broadcast over its channels.
+    A_gdn = A.reshape(groups, -1, states)
     # Padded steps have dt = 0: they decay nothing and add nothing, so the last state is not touched by them.
-    dt_bmtd, dtx_bmtd = (_in_chunks(t, chunks) for t in (dt, dt * x))
-    B_at, C_at = (_at_step(weights.to(dtype), chunks, channels) for weights in (B, C))
+    dt_at, dtx_at = (_at_step(t.reshape(batch, length, groups, -1, 1), chunks) for t in (dt, dt * x))
+    B_at, C_at = (_weights_at_step(weights.to(dtype), groups, chunks) for weights in (B, C))
 
-    def advance(h: Tensor, t: int) -> Tensor:  # [B, M, D, N]
-        decay = torch.exp(dt_bmtd[:, :, t, :, None] * A)
-        return decay * h + dtx_bmtd[:, :, t, :, None] * B_at(t)
+    def advance(h: Tensor, t: int) -> Tensor:  # [B, M, G, D / G, N]
+        return torch.addcmul(dtx_at(t) * B_at(t), torch.exp(dt_at(t) * A_gdn), h)
 
-    reached = x.new_zeros(batch, chunks, channels, states)
+    reached = x.new_zeros(batch, chunks, *A_gdn.shape)
     for t in range(CHUNK if chunks > 1 else 0):
         reached = advance(reached, t)
-    decay = torch.exp(dt_bmtd.sum(2)[..., None] * A)  # of a whole chunk
+    whole_dt = sum(dt_at(t) for t in range(CHUNK))
+    decay = torch.exp(whole_dt * A_gdn)  # of a whole chunk
     start = x.new_zeros(batch, channels, states) if initial_state is None else initial_state.to(dtype)
+    start = start.reshape(batch, *A_gdn.shape)
     starts = [start]
     for m in range(chunks - 1):
-        start = decay[:, m] * start + reached[:, m]
+        start = torch.addcmul(reached[:, m], decay[:, m], start)
         starts.append(start)
 
-    kept = h = torch.stack(starts, dim=1)  # [B, M, D, N]
+    kept = h = torch.stack(starts, dim=1)  # [B, M, G, D / G, N]
     outputs = []
     for t in range(min(CHUNK, length)):
         h = advance(h, t)
-        outputs.append((h * C_at(t)).sum(-1))
+        outputs.append((h * C_at(t)).sum(-1).flatten(2))
     for _ in range(len(outputs), CHUNK):  # a sequence shorter than a chunk
         outputs.append(torch.zeros_like(outputs[0]))
     y = torch.stack(outputs, dim=2).reshape(batch, chunks * CHUNK, channels)[:, :length]
@@ -71,24 +76,24 @@ def selective_scan_chunked(
         y = y + D.to(dtype) * x
     if z is not None:
         y = y * torch.nn.functional.silu(z.to(dtype))
-    return y.to(u.dtype), h[:, -1].contiguous(), kept.transpose(2, 3).contiguous()
+    return y.to(u.dtype), h[:, -1].flatten(1, 2).contiguous(), kept.flatten(2, 3).transpose(2, 3).contiguous()
 
 
-def _in_chunks(x: Tensor, chunks: int) -> Tensor:
-    """[B, L, ...] -> [B, M, CHUNK, ...], padded with zeros."""
+def _at_step(x: Tensor, chunks: int) -> Callable[[int], Tensor]:
+    """t -> step t of every chunk, [B, M, ...], of x [B, L, ...] padded with zeros."""
     missing = chunks * CHUNK - x.shape[1]
     if missing:
         x = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], dim=1)
-    return x.reshape(x.shape[0], chunks, CHUNK, *x.shape[2:])
+    steps = x.reshape(x.shape[0], chunks, CHUNK, *x.shape[2:]).unbind(2)
+    return lambda t: steps[t]
 
 
-def _at_step(weights: Tensor, chunks: int, channels: int):  # type: ignore[no-untyped-def]
-    """t -> the weights of step t of every chunk, [B, M, D, N], or [D, N] where constant in time."""
-    if weights.dim() == 2:
-        return lambda t: weights
-    share = channels // weights.shape[2]
-    weights_bmtgn = _in_chunks(weights, chunks)
-    return lambda t: weights_bmtgn[:, :, t].repeat_interleave(share, dim=2)
+def _weights_at_step(weights: Tensor, groups: int, chunks: int) -> Callable[[int], Tensor]:
+    """t -> B or C of step t of every chunk, ready to be multiplied with [B, M, G, D / G, N]."""
+    if weights.dim() == 4:
+        return _at_step(weights.unsqueeze(3), chunks)
+    constant = weights.reshape(groups, -1, weights.shape[1])
+    return lambda t: constant
 
 
 def forward(

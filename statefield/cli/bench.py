@@ -1,0 +1,87 @@
+"""`statefield bench kernels`: check the operators, measure them, and hold them against the machine and the goals."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from statefield.bench.kernels import Goal, Report, Row
+
+
+class _Lines(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the examples."""
+
+
+def kernels(argv: list[str]) -> int:
+    """Run the benchmark and print it; the exit status is 0, or 1 when an operator does not equal its reference."""
+    parser = ArgumentParser(
+        prog="statefield bench kernels",
+        description="Measure the operators on this machine's CPU: each is first compared with its reference, then\n"
+        "timed beside it, the machine's copy bandwidth and torch.exp's rate. Takes about a minute.\n\n"
+        "examples:\n  statefield bench kernels\n  statefield bench kernels --quick\n"
+        "  statefield bench kernels --json benchmarks/results/kernels_cpu.json",
+        formatter_class=_Lines,
+    )
+    parser.add_argument("--json", type=Path | None, default=None, metavar="FILE", help="write all numbers there, too")
+    parser.add_argument("--quick", action="store_true", help="small shapes, few repetitions: sees that all works")
+    options = parser.parse_args(argv)
+
+    from statefield.bench.kernels import run_kernels_benchmark  # here: it imports torch
+    from statefield.files import write_json
+
+    console = Console()
+    with console.status("checking and measuring ..."):
+        report = run_kernels_benchmark(quick=options.quick)
+    _print(console, report)
+    if options.json is not None:
+        write_json(options.json, report.as_json())
+        console.print(f"written: {options.json}", highlight=False, soft_wrap=True)
+    return 0 if report.correct else 1
+
+
+def _print(console: Console, report: Report) -> None:
+    environment = report.environment
+    console.print(
+        f"{environment['processor']}, {environment['threads']}, torch {environment['torch']}.\n"
+        f"Roofs of this run: copy {report.roofs.copy_gbps:.1f} GB/s, torch.exp {report.roofs.exp_gps:.2f} G/s.",
+        highlight=False,
+    )
+    for operator, case in dict.fromkeys((row.operator, row.case) for row in report.rows):
+        table = Table(title=f"{operator}: {case}", title_justify="left")
+        for heading in ("direction", "by", "error"):
+            table.add_column(heading)
+        for heading in ("ms", "of byte roof", "of exp roof"):
+            table.add_column(heading, justify="right")
+        for row in report.rows:
+            if (row.operator, row.case) == (operator, case):
+                table.add_row(row.direction, row.by, *_cells(row))
+        console.print(table)
+    goals = Table("goal", "measured", "wanted", "", title="Goals", title_justify="left")
+    for goal in report.goals:
+        goals.add_row(goal.name, _number(goal), goal.wanted, "[green]met[/]" if goal.met else "[bold red]missed[/]")
+    if report.goals:
+        console.print(goals)
+    if report.load_before > 0.5:
+        console.print(
+            f"[bold yellow]warning[/] other programs were busy when this began (load {report.load_before:.1f}): "
+            "the times are longer, and their ratios less sure, than on a machine at rest.",
+            highlight=False,
+        )
+
+
+def _cells(row: Row) -> tuple[str, str, str, str]:
+    error = f"{row.error:.0e}"
+    if row.ms is None:
+        return error, "[bold red]wrong[/]", "-", "-"
+    shares = ("-" if share is None else f"{100 * share:.0f} %" for share in (row.share_of_bytes, row.share_of_exp))
+    return error, f"{row.ms:.2f}", *shares
+
+
+def _number(goal: Goal) -> str:
+    return "wrong" if goal.measured is None else f"{goal.measured:.3g}"

@@ -1,0 +1,134 @@
+"""`statefield doctor` and `statefield bench kernels` on this machine, and on one without a native library."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from statefield.bench import kernels as protocol
+from statefield.bench.baselines import fusion_by_convolutions, scan_by_mambas_loop
+from statefield.bench.timing import race
+from statefield.cli import doctor as doctor_command
+from statefield.cli.main import main
+from statefield.kernels import native, selective_scan, self_check, state_fusion
+
+
+@pytest.fixture
+def without_native(monkeypatch):
+    from statefield.kernels._choice import OPERATORS
+
+    monkeypatch.setattr(native, "unavailable", lambda: "the native library was not built (no C++ compiler)")
+    monkeypatch.setattr(native, "library_path", lambda: None)
+    for operator in OPERATORS.values():
+        monkeypatch.setattr(operator, "_chosen", {})
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_doctor_shows_versions_kernels_and_a_passed_self_check(capsys):
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("statefield", "torch", "timm", "selective_scan", "state_fusion", "runs", "Self-check", "equal"):
+        assert word in shown
+    assert "wrong" not in shown
+
+
+def test_doctor_in_brief_without_a_compiler_succeeds_and_says_what_is_slower(capsys, without_native):
+    assert main(["doctor", "--brief"]) == 0
+    shown = _plain(capsys.readouterr().out)
+    assert "without its native kernels" in shown
+    assert "no C++ compiler" in shown
+    assert "times as long" in shown
+
+
+def test_doctor_fails_when_a_kernel_is_wrong(capsys, monkeypatch):
+    row = self_check.CheckRow("selective_scan", "native", "cpu", 0.5, "it differs from the reference by 5.0e-01")
+    monkeypatch.setattr(self_check, "self_check", lambda: [row])
+    assert main(["doctor", "--brief"]) == 1
+    assert "wrong native selective_scan on cpu" in _plain(capsys.readouterr().out)
+
+
+def test_doctor_warns_of_the_package_that_installs_over_albumentations(capsys, monkeypatch):
+    real = doctor_command._version
+    monkeypatch.setattr(doctor_command, "_version", lambda name: "2.1" if name == "albumentationsx" else real(name))
+    assert main(["doctor", "--brief"]) == 0
+    shown = _plain(capsys.readouterr().out)
+    assert "AGPL" in shown and "pip uninstall" in shown
+
+
+def test_self_check_finds_a_kernel_that_computes_something_else(monkeypatch):
+    if native.unavailable():
+        pytest.skip(native.unavailable())
+    from statefield.kernels.selective_scan import native as scan
+
+    right = scan.forward
+    monkeypatch.setattr(scan, "forward", lambda *a: (right(*a)[0] * 1.01, *right(*a)[1:]))
+    problems = {(row.op, row.implementation): row.problem for row in self_check.self_check() if row.device == "cpu"}
+    assert "differs from the reference" in problems["selective_scan", "native"]
+    assert problems["selective_scan", "chunked"] == ""
+
+
+def test_bench_prints_and_writes_every_operator_with_its_environment(capsys, tmp_path):
+    target = tmp_path / "kernels.json"
+    assert main(["bench", "kernels", "--quick", "--json", str(target)]) == 0
+    shown = capsys.readouterr().out
+    report = json.loads(target.read_text())
+    assert {row["operator"] for row in report["rows"]} == {"selective_scan", "state_fusion", "structure_aware_scan"}
+    assert {"torch", "processor", "threads", "python"} <= set(report["environment"])
+    assert report["correct"] is True and report["roofs"]["copy_gbps"] > 0 and report["roofs"]["exp_gps"] > 0
+    assert all(row["ms"] > 0 and row["error"] <= protocol.ALLOWED for row in report["rows"])
+    assert "selective_scan" in shown and "Roofs" in shown
+
+
+def test_bench_gives_no_time_to_a_wrong_kernel(capsys, monkeypatch, tmp_path):
+    if native.unavailable():
+        pytest.skip(native.unavailable())
+    from statefield.kernels.selective_scan import native as scan
+
+    right = scan.forward
+    monkeypatch.setattr(scan, "forward", lambda *a: (right(*a)[0] + 1.0, *right(*a)[1:]))
+    target = tmp_path / "kernels.json"
+    assert main(["bench", "kernels", "--quick", "--json", str(target)]) == 1
+    rows = json.loads(target.read_text())["rows"]
+    timed = {(row["operator"], row["by"]): row["ms"] for row in rows}
+    assert timed["selective_scan", "native"] is None
+    assert timed["selective_scan", "chunked"] > 0
+    assert "wrong" in capsys.readouterr().out
+
+
+def test_goals_are_met_on_the_right_side_of_their_limit_and_never_by_wrong_kernels():
+    assert protocol._goal("speed", 3.0, 3.0, True).met
+    assert not protocol._goal("speed", 2.9, 3.0, True).met
+    assert protocol._goal("ratio", 4.0, 4.0, True, at_most=True).met
+    assert not protocol._goal("ratio", 4.1, 4.0, True, at_most=True).met
+    assert dataclasses.astuple(protocol._goal("speed", 9.0, 3.0, False))[1:] == (None, "at least 3", False)
+
+
+def test_the_baselines_compute_what_our_operators_compute():
+    """mamba's loop and torch's convolutions are fair rivals only if they answer the same question."""
+    case = protocol.ScanCase(2, 9, 6, 4)
+    inputs = case.draw()
+    loop = scan_by_mambas_loop(**protocol._in_mambas_layout(inputs)).transpose(1, 2)
+    torch.testing.assert_close(loop, selective_scan(**inputs, delta_softplus=True, layout="bld"), rtol=1e-4, atol=1e-4)
+    h, weight, alpha = torch.randn(2, 5, 7, 3), torch.randn(3, 3, 3, 3), torch.randn(3)
+    ours = state_fusion(h, weight, alpha)
+    theirs = fusion_by_convolutions(h.permute(0, 3, 1, 2), weight, alpha, (1, 3, 5)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_race_runs_every_contender_and_gives_medians_in_seconds():
+    calls = {"quick": 0, "slower": 0}
+
+    def count(name: str) -> None:
+        calls[name] += 1
+        if name == "slower":
+            torch.zeros(200_000).exp_()
+
+    times = race({name: lambda name=name: count(name) for name in calls}, seconds=0.02, rounds=2)
+    assert min(calls.values()) >= 4
+    assert 0 < times["quick"] < times["slower"] < 1
