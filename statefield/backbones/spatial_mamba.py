@@ -215,10 +215,10 @@ class SpatialMamba(nn.Module):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Parameters of the recurrence, beside the vectors that timm never decays.
+        """The recurrence's own parameters, which Mamba exempts; timm exempts every other vector besides.
 
-        The authors' own optimizer ignores the mark on `A_log`; pass `weight_decay_exclude` settings of your own to
-        decay it as they do.
+        The authors' optimizer overlooks the exemption and decays the two-dimensional `A_log`; to repeat their training
+        to the letter, leave it out of what you exempt.
         """
         return {name for name, _ in self.named_parameters() if name.endswith((".A_log", ".D", ".dt_bias"))}
 

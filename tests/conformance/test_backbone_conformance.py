@@ -230,11 +230,15 @@ def test_compiles_as_one_graph(family):
 
 
 @every_family
-def test_exports(family):
-    model, x = twin(family).eval(), image(1, 3, 64, 32)
+def test_exports_once_for_every_size(family):
+    wrapped, auto = twin(family, features_only=True).eval(), torch.export.Dim.AUTO
     with torch.no_grad():
-        program = torch.export.export(model, (x,), strict=False)
-        torch.testing.assert_close(program.module()(x), model(x))
+        program = torch.export.export(
+            wrapped, (image(2, 3, 64, 96),), dynamic_shapes=({0: auto, 2: auto, 3: auto},), strict=False
+        )
+        other = image(3, 3, 37, 70)
+        for ours, theirs in zip(program.module()(other), wrapped(other), strict=True):
+            torch.testing.assert_close(ours, theirs)
 
 
 @every_family
