@@ -127,9 +127,9 @@ class SpatialMamba(nn.Module):
         depths: blocks of each stage.
         d_state: N, states a channel; published models have 1.
         expand: inner channels of the mixer over C. mlp_ratio: hidden channels of the MLP over C.
-        output_stride: 32, or 16 or 8: stages past that stride keep the map's size and run à trous, so that every
-            `output_stride/32`-spaced sub-grid sees what the published weights were trained for (exactly, on the
-            sub-grid of the first pixel).
+        output_stride: 32, or 16 or 8: stages past that stride keep the map's size and run à trous on interleaved
+            sub-grids, scan included, so published weights keep their meaning. Every 2nd (or 4th) pixel of such a map,
+            from the first on, equals the map at stride 32.
         feature_norms: a LayerNorm on every map that `forward_intermediates` gives, as the authors' detection and
             segmentation backbone has. Without it the maps are the classifier's own.
         drop_rate: dropout before the head. proj_drop_rate: dropout in the MLPs.
