@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jsonargparse import DefaultHelpFormatter
+
 from statefield.errors import ConfigError
 from statefield.tasks.medical.recipe import parse, recipe_from, recipe_parser
 
@@ -34,6 +36,7 @@ def train(argv: list[str]) -> int:
     """Train by a recipe, test on the held-out cases, write the report."""
     parser = recipe_parser(
         prog="statefield medical train",
+        usage="statefield medical train [-c RECIPE.yaml] [--SETTING VALUE ...] [--resume | --overwrite]",
         description="Train a segmentation, then test it on the held-out cases and write a report.",
         epilog=_TRAIN_EPILOG,
         formatter_class=_HelpFormatter,
@@ -99,8 +102,8 @@ def test(argv: list[str]) -> int:
     return 0
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Examples keep their lines; jsonargparse mixes its own formatter in."""
+class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and leaves the lines of the examples as they are."""
 
 
 def _console() -> Any:
@@ -133,7 +136,8 @@ def _case_bar(console: Any) -> Iterator[CaseProgress]:
     try:
         yield show
     finally:
-        bar.stop()
+        if tasks:
+            bar.stop()
 
 
 def _print_result(result: TestResult) -> None:

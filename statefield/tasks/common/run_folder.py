@@ -70,8 +70,8 @@ class RunFolder:
 
     @property
     def cache(self) -> Path:
-        """Arrays of cases kept on disk during training (`data.cache: disk`)."""
-        return self.root / "cache"
+        """Arrays of cases kept on disk during training (`data.cache: disk`); beside the run, as it precedes the run."""
+        return self.root.with_name(f".{self.root.name}.cache")
 
     @property
     def control(self) -> RunFolder:

@@ -128,7 +128,8 @@ def load_run(folder: str | Path) -> TrainedRun:
     place.require()
     recipe = read_recipe(place.config)
     info = _read_info(place)
-    task = _build_task(recipe, info, total_steps=0)
+    started_fresh = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, weights=None))
+    task = _build_task(started_fresh, info, total_steps=0)
     load_weights(task.net, place.weights)
     return TrainedRun(place, recipe, task.eval(), info)
 
@@ -174,24 +175,24 @@ def fit(
         _build_task(plan, dataset.info, total_steps=0)
     if not resume:
         folder.require_free(overwrite=overwrite)
-    data = _build_data(recipe, dataset, splits, folder)
-    if not resume:
-        folder.start(recipe_text(recipe), overwrite=overwrite)
-        _write_info(folder, dataset, splits)
-    trained = []
-    for plan, place in plans:
-        if not place.exists():
-            place.start(recipe_text(plan), overwrite=False)
-            _write_info(place, dataset, splits)
-        if place.weights.exists():
-            announce(f"{plan.model.encoder}: already trained, {place.weights}")
-        else:
+    try:
+        data = _build_data(recipe, dataset, splits, folder)
+        if not resume:
+            folder.start(recipe_text(recipe), overwrite=overwrite)
+            _write_info(folder, dataset, splits)
+        for plan, place in plans:
+            if not place.exists():
+                place.start(recipe_text(plan), overwrite=False)
+                _write_info(place, dataset, splits)
+            if place.weights.exists():
+                announce(f"{plan.model.encoder}: already trained, {place.weights}")
+                continue
             steps = data.steps_per_epoch
             announce(f"training {plan.model.encoder}: {plan.trainer.max_epochs} epochs of {steps} steps")
             _fit(plan, place, dataset.info, data, resume=resume, callbacks=callbacks)
-        trained.append(load_run(place.root))
-    shutil.rmtree(folder.cache, ignore_errors=True)
-    return trained
+    finally:
+        shutil.rmtree(folder.cache, ignore_errors=True)
+    return [load_run(place.root) for _, place in plans]
 
 
 def train(
@@ -315,7 +316,7 @@ def _build_task(recipe: SegmentationRecipe, info: DatasetInfo, *, total_steps: i
     # Weights are drawn from the seed alone, whatever was built before.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return SegmentationTask(
+        task = SegmentationTask(
             recipe.model,
             recipe.inference,
             classes=info.classes,
@@ -325,6 +326,9 @@ def _build_task(recipe: SegmentationRecipe, info: DatasetInfo, *, total_steps: i
             seed=recipe.seed,
             total_steps=total_steps,
         )
+    if recipe.model.weights is not None:
+        load_weights(task.net, recipe.model.weights)
+    return task
 
 
 def _build_data(recipe: SegmentationRecipe, dataset: Dataset, splits: Splits, folder: RunFolder) -> SliceData:
@@ -359,8 +363,6 @@ def _fit(
     settings = recipe.trainer
     steps = -(-data.steps_per_epoch // settings.accumulate) * settings.max_epochs
     task = _build_task(recipe, info, total_steps=steps)
-    if recipe.model.weights is not None:
-        load_weights(task.net, recipe.model.weights)
     checkpoint = folder.last if resume and (folder.last.exists() or folder.previous.exists()) else None
     if checkpoint is not None:
         verify_checkpoint(checkpoint)
