@@ -40,12 +40,12 @@ struct block {
     int64_t batch, group;
     int64_t first, width, vectors;  // channels [first, first + width)
     V *state, *A2, *B, *C;          // [vectors][N]; A2 is A log2(e); B and C where constant in time
-    V *D, *bias;                    // [vectors]
+    V *D, *bias, *dt;               // [vectors]; dt is for the step at hand
     bool decaying;                  // no entry of A is positive (or NaN)
 
     static size_t bytes(const sf_scan &s, int64_t vectors) {
         const int64_t tables = 2 + (s.b_constant != 0) + (s.c_constant != 0);
-        return (size_t)(vectors * (tables * s.states + 2)) * sizeof(V);
+        return (size_t)(vectors * (tables * s.states + 3)) * sizeof(V);
     }
 
     block(const sf_scan &s, int64_t batch, int64_t group, int64_t first_vector, int64_t end_vector, void *memory)
@@ -60,7 +60,8 @@ struct block {
         A2 = state + vectors * N;
         D = A2 + vectors * N;
         bias = D + vectors;
-        B = bias + vectors;
+        dt = bias + vectors;
+        B = dt + vectors;
         C = B + (s.b_constant ? vectors * N : 0);
         const T *A = (const T *)s.A + first * N;
         gather(A2, A, N);
