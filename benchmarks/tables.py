@@ -5,13 +5,14 @@
 
 A block in a Markdown file names a result file, the list of rows in it, and the columns:
 
-    <!-- table: mni152_demo.json | rows: comparison | columns: name, mean Dice = scores.mean_dice:.3f -->
+    <!-- table: mni152_demo.json | rows: comparison | columns: name; mean Dice = scores.mean_dice:.3f -->
     (everything up to the end mark is rewritten)
     <!-- end table -->
 
-`rows` is a path of keys to a list of objects. A column is a key (or path of keys) of a row, optionally with a heading
-before `=` and a Python format after `:`. A value that is null is shown as "-". Under the table stands what the numbers
-were measured with, from the file's "environment". A result file that does not exist yet gives a line saying so.
+`rows` is a path of keys to a list of objects. Columns are separated by semicolons; one is a key (or path of keys) of a
+row, optionally with a heading before `=` and a Python format after `:`. A value that is null is shown as "-". Under the
+table stands what the numbers were measured with, from the file's "environment". A result file that does not exist yet
+gives a line saying so.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def _table(order: str, results: Path) -> str:
         return f"*No result is recorded yet in `benchmarks/results/{file}`.*\n"
     content = json.loads(path.read_text(encoding="utf-8"))
     rows = _at(content, settings["rows"].strip())
-    columns = [Column.parse(text) for text in settings["columns"].split(",")]
+    columns = [Column.parse(text) for text in settings["columns"].split(";")]
     numeric = [any(isinstance(_at(row, column.key), (int, float)) for row in rows) for column in columns]
     lines = [
         "| " + " | ".join(column.heading for column in columns) + " |",

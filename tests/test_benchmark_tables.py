@@ -37,7 +37,7 @@ RESULT = {
     },
 }
 TEXT = """before
-<!-- table: demo.json | rows: runs.rows | columns: name, mean Dice = scores.dice:.3f, seed -->
+<!-- table: demo.json | rows: runs.rows | columns: name; mean Dice = scores.dice:.3f; seed -->
 old | content
 <!-- end table -->
 after
@@ -80,7 +80,7 @@ def test_a_result_that_is_not_there_yet_is_said_to_be_missing(tables: ModuleType
         (TEXT.replace("runs.rows", "rows"), "no 'rows' .* among .*'runs'"),
         (TEXT.replace(" | rows: runs.rows", ""), "exactly `rows` and `columns`"),
         (TEXT.replace("<!-- end table -->", ""), "has no `<!-- end table -->`"),
-        (TEXT.replace("name,", "name:.3f,"), "Unknown format code"),
+        (TEXT.replace("name;", "name:.3f;"), "Unknown format code"),
     ],
 )
 def test_a_block_that_cannot_be_filled_is_an_error_that_names_it(

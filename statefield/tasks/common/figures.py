@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -151,17 +152,20 @@ def curve_panels(history: Sequence[Mapping[str, float | None]]) -> dict[str, lis
     return dict(sorted(panels.items(), key=lambda item: (item[0] != "loss", item[0] == "learning rate", item[0])))
 
 
-def overview(rows: Sequence[tuple[str, Sequence[Pixels], float]], columns: Sequence[str]) -> Figure:
-    """A sheet of pictures with a title over each column and a label before each row, on white: for papers and pages.
+def overview(
+    rows: Sequence[tuple[str, Sequence[Pixels], float]], columns: Sequence[str], legend: Mapping[str, str]
+) -> Figure:
+    """A sheet of pictures with titles over the columns, labels before the rows and a legend, on white: for papers.
 
     Args:
         rows: (label, one picture per column, height of a pixel divided by its width).
         columns: the columns' titles.
+        legend: what the colours mean: text -> colour.
     """
     heights = [pictures[0].shape[0] * aspect / pictures[0].shape[1] for _, pictures, aspect in rows]
     width = 2.6
     figure = Figure(
-        figsize=(width * len(columns) + 0.5, width * sum(heights) + 0.4),
+        figsize=(width * len(columns) + 0.5, width * sum(heights) + 0.7),
         dpi=150,
         layout="constrained",
         facecolor="white",
@@ -176,6 +180,8 @@ def overview(rows: Sequence[tuple[str, Sequence[Pixels], float]], columns: Seque
         line[0].set_ylabel(label, fontsize=10)
     for axes, title in zip(grid[0], columns, strict=True):
         axes.set_title(title, fontsize=10)
+    patches = [Patch(color=colour, label=text) for text, colour in legend.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=8, frameon=False, fontsize=9)
     return figure
 
 

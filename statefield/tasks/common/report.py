@@ -144,7 +144,8 @@ def write_report(
     shown, sheet = _draw_cases(run, cases, classes)
     curves = _draw_curves(run, history, classes)
     if sheet:
-        _save_figure(run / "figures" / "overview.png", overview(sheet, _PANELS))
+        legend = {readable(name, classes): class_colour(index) for index, name in enumerate(classes) if index > 0}
+        _save_figure(run / "figures" / "overview.png", overview(sheet, _PANELS, legend | ERROR_COLOURS))
     config = run / "config.yaml"
     page = _template(classes).render(
         title=title,

@@ -12,6 +12,7 @@ from statefield.tasks.common.figures import (
     curve_panels,
     displayed,
     error_map,
+    overview,
     tinted,
     training_curves,
 )
@@ -111,3 +112,13 @@ def test_curves_without_a_class_do_not_borrow_a_class_s_colour() -> None:
     assert (grey, white) == (class_colour(1), class_colour(2))
     assert mean not in (grey, white)
     assert [text.get_text() for text in loss.get_legend().get_texts()] == ["train loss"]  # not validation's
+
+
+def test_a_sheet_of_pictures_says_what_its_colours_mean() -> None:
+    pictures = [np.zeros((4, 6, 3), np.uint8)] * 2
+    legend = {"grey": class_colour(1), **ERROR_COLOURS}
+    sheet = overview([("best", pictures, 2.0), ("worst", pictures, 1.0)], ("image", "errors"), legend)
+    (shown,) = sheet.legends
+    assert [text.get_text() for text in shown.get_texts()] == list(legend)
+    assert [axes.get_title() for axes in sheet.axes[:2]] == ["image", "errors"]
+    assert [axes.get_ylabel() for axes in sheet.axes[::2]] == ["best", "worst"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -240,3 +241,23 @@ def test_writers_refuse_the_other_kind_of_file_and_the_wrong_shape(tmp_path: Pat
     with pytest.raises(ConfigError, match=r"written as \.nii\.gz"):
         write_probabilities(tmp_path / "out.npz", np.zeros((2, 4, 7, 6), np.float32), scan)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scan.nii.gz", "slide.png"]
+
+
+SCANS = Path(os.environ.get("STATEFIELD_DATA", Path(__file__).parents[3] / "../shared/data"))
+SCANS = SCANS / "medical" / "totalsegmentator_examples"
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["example_ct_sm.nii.gz", "example_mr_sm.nii.gz"])
+def test_labels_of_real_scans_lie_on_them(tmp_path: Path, name: str) -> None:
+    if not (SCANS / name).exists():
+        pytest.skip(f"no {name} in {SCANS} (STATEFIELD_DATA)")
+    (outcome,) = run([SCANS / name], tmp_path, roi=(64, 64), inference=InferenceConfig(overlap=0.25))
+    given, labels = nib.load(SCANS / name), nib.load(outcome.files.labels)
+    expected = np.asarray(given.dataobj) > 50
+    assert 0 < expected.mean() < 1
+    assert np.array_equal(np.asarray(labels.dataobj), expected)
+    assert np.array_equal(labels.affine, given.affine)
+    assert labels.header.get_zooms() == given.header.get_zooms()
+    for form in ("sform_code", "qform_code"):
+        assert labels.header[form] == given.header[form]
