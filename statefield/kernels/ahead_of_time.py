@@ -80,8 +80,12 @@ class _Recorder:
 
 @contextmanager
 def recorded(module: ModuleType) -> Iterator[list[Launch]]:
-    """Inside, launches of the kernels that `module` names are appended to the list and nothing runs on a GPU."""
-    kernels = {name: value for name, value in vars(module).items() if isinstance(value, JITFunction)}
+    """Inside, launches of `module`'s `*_kernel` functions are appended to the list and nothing runs on a GPU."""
+    kernels = {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, JITFunction) and name.endswith("_kernel")
+    }
     launches: list[Launch] = []
     for name, kernel in kernels.items():
         setattr(module, name, _Recorder(kernel, launches))
