@@ -10,6 +10,7 @@ Shapes: B batch, L length, D channels, N states per channel, G groups of channel
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def selective_scan_reference(
         2 CHUNK, ... as [B, ceil(L / CHUNK), N, D]. States are float32 (float64 for float64 inputs).
     """
     dtype = state_dtype(u.dtype)
-    batch, length, channels = u.shape
+    batch, _, channels = u.shape
     x = u.to(dtype)
     A = A.to(dtype)
     dt = delta.to(dtype)
@@ -46,16 +47,16 @@ def selective_scan_reference(
         dt = dt + delta_bias.to(dtype)
     if delta_softplus:
         dt = softplus(dt)
-    B_t, C_t = _per_step(B.to(dtype), channels), _per_step(C.to(dtype), channels)
+    # unbind, because the gradient of x[:, t] is as large as x: the backward of L of them would take L^2 steps.
+    steps = zip(dt.unbind(1), x.unbind(1), _per_step(B.to(dtype), x), _per_step(C.to(dtype), x), strict=True)
 
     h = x.new_zeros(batch, channels, A.shape[1]) if initial_state is None else initial_state.to(dtype)
     outputs, kept = [], []
-    for t in range(length):
+    for t, (dt_t, x_t, B_t, C_t) in enumerate(steps):
         if t % CHUNK == 0:
             kept.append(h)
-        decay = torch.exp(dt[:, t, :, None] * A)
-        h = decay * h + (dt[:, t] * x[:, t])[..., None] * B_t(t)
-        outputs.append((h * C_t(t)).sum(-1))
+        h = torch.exp(dt_t[..., None] * A) * h + (dt_t * x_t)[..., None] * B_t
+        outputs.append((h * C_t).sum(-1))
     y = torch.stack(outputs, dim=1)
     if D is not None:
         y = y + D.to(dtype) * x
@@ -69,12 +70,11 @@ def softplus(x: Tensor) -> Tensor:
     return torch.where(x > 20, x, torch.log1p(torch.exp(x.clamp(max=20))))
 
 
-def _per_step(weights: Tensor, channels: int):  # type: ignore[no-untyped-def]
-    """t -> the weights of step t, one row a channel: [B, D, N] from [B, L, G, N], or [D, N] where constant in time."""
+def _per_step(weights: Tensor, x: Tensor) -> Sequence[Tensor]:
+    """The weights of each step, one row a channel: [B, D, N] from [B, L, G, N], or [D, N] where constant in time."""
     if weights.dim() == 2:
-        return lambda t: weights
-    share = channels // weights.shape[2]
-    return lambda t: weights[:, t].repeat_interleave(share, dim=1)
+        return [weights] * x.shape[1]
+    return weights.repeat_interleave(x.shape[2] // weights.shape[2], dim=2).unbind(1)
 
 
 def forward(
