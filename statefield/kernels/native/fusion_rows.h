@@ -1,8 +1,8 @@
 // State fusion, row by row: what state_fusion.cpp and structure_aware_scan.cpp share.
 //
-// Channels are cut into lines of 64 bytes (16 floats, 8 doubles: one cache line). A task works on one line of one image:
-// rows of h are copied into a ring of packed rows, [column][line], with the padding written out, so the taps need
-// no clamping and no bounds, and the ring of the last 2 * reach + 1 rows stays in the second-level cache.
+// Channels are cut into lines of 64 bytes (16 floats, 8 doubles: one cache line). A task works on one line of one
+// image: rows of h are copied into a ring of packed rows, [column][line], with the padding written out, so the taps
+// need no clamping and no bounds, and the ring of the last 2 * reach + 1 rows stays in the second-level cache.
 //
 // The backward is the same gather with mirrored taps over packed rows of the gradient. Replicate padding makes a row or
 // column at the rim of the map collect from every place that was clamped to it; these sums of rows and columns are

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from statefield.errors import ConfigError, ShapeError
-from statefield.kernels._op import state_dtype
-from statefield.kernels.selective_scan import selective_scan
-from statefield.kernels.state_fusion import state_fusion
+from statefield.kernels import native as native_library  # `native` is this package's own module
+from statefield.kernels._choice import forced_implementation
+from statefield.kernels.structure_aware_scan.composed import composed, scan_states
+from statefield.kernels.structure_aware_scan.op import structure_aware_scan_op
 from statefield.kernels.structure_aware_scan.reference import structure_aware_scan_reference
 
 __all__ = ["scan_states", "structure_aware_scan", "structure_aware_scan_reference"]
@@ -56,39 +57,22 @@ def structure_aware_scan(
     """
     dilations = [int(dilation) for dilation in dilations]
     _check(u, delta, A, B, C, D, weight, alpha, delta_bias, dilations)
-    h = scan_states(u, delta, A, B, delta_bias, delta_softplus)
-    y = state_fusion(h, weight, alpha, C, D, u, dilations=dilations)
-    device = u.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return y if autocast else y.to(u.dtype)
+    tensors = (u, delta, A, B, C, D, weight, alpha, delta_bias)
+    if _runs_fused(u.device.type):
+        keep_states = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+        return structure_aware_scan_op(*tensors, delta_softplus, dilations, keep_states)[0]
+    y = composed(*tensors, delta_softplus, dilations)
+    return y if torch.is_autocast_enabled(u.device.type) else y.to(u.dtype)
 
 
-def scan_states(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool
-) -> Tensor:
-    """All states of the raster scan, [B, H, W, N, E], in the state dtype. Arguments as `structure_aware_scan`.
-
-    `selective_scan` gives what C reads out; with C = 1 and every state a channel of its own, that is the states.
-    """
-    dtype = state_dtype(u.dtype)
-    batch, height, width, channels = u.shape
-    states = A.shape[1]
-
-    def per_state(x: Tensor) -> Tensor:  # [B, H, W, E] -> [B, L, N * E]
-        return x.to(dtype).flatten(1, 2).repeat(1, 1, states)
-
-    ones = torch.ones(states * channels, 1, dtype=dtype, device=u.device)  # u.new_ones would be mapped under vmap
-    h = selective_scan(
-        per_state(u),
-        per_state(delta),
-        A.T.reshape(-1, 1),
-        B.flatten(1, 2).unsqueeze(3),  # [B, L, G = N, 1]: state n of every channel reads B_n
-        ones,
-        delta_bias=None if delta_bias is None else delta_bias.repeat(states),
-        delta_softplus=delta_softplus,
-        layout="bld",
-    )
-    return h.reshape(batch, height, width, states, channels)
+@torch.compiler.assume_constant_result  # asked while tracing, not traced: which kernels there are is no tensor's matter
+def _runs_fused(device: str) -> bool:
+    """Whether one operator does both on tensors of this device type: only the native kernels have it."""
+    if device == "meta":  # shapes alone, for which one operator is as good as two
+        return True
+    if device != "cpu" or native_library.unavailable():
+        return False
+    return forced_implementation() in (None, "native")
 
 
 def _check(

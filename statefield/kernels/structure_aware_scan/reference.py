@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from statefield.kernels._op import state_dtype
+from statefield.kernels._op import gradients_by_autograd, state_dtype
 from statefield.kernels.selective_scan.reference import softplus
 from statefield.kernels.state_fusion.reference import state_fusion_reference
 
@@ -58,3 +58,49 @@ def structure_aware_scan_reference(
     h = scan_states_reference(u, delta, A, B, delta_bias, delta_softplus)
     parameters = [tensor.to(h.dtype) for tensor in (weight, alpha, C, D, u)]
     return state_fusion_reference(h, *parameters, dilations=dilations).to(u.dtype)
+
+
+def forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    weight: Tensor,
+    alpha: Tensor,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    dilations: Sequence[int],
+    keep_states: bool,
+) -> tuple[Tensor, Tensor]:
+    """The operator's forward (op.py tells the contract)."""
+    h = scan_states_reference(u, delta, A, B, delta_bias, delta_softplus)
+    y = state_fusion_reference(h, weight, alpha, C, D, u, dilations=dilations).contiguous()
+    if not keep_states:
+        return y, y.new_empty(0)
+    after = h[:, :, -1]  # the states after each row
+    return y, torch.cat((torch.zeros_like(after[:, :1]), after[:, :-1]), dim=1)
+
+
+def backward(
+    grad: Tensor,
+    kept: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    weight: Tensor,
+    alpha: Tensor,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    dilations: Sequence[int],
+) -> tuple[Tensor | None, ...]:
+    """The operator's backward (op.py tells the contract), by autograd through the loop; `kept` is not needed."""
+    return gradients_by_autograd(
+        lambda *inputs: (structure_aware_scan_reference(*inputs, delta_softplus=delta_softplus, dilations=dilations),),
+        (u, delta, A, B, C, D, weight, alpha, delta_bias),
+        (grad,),
+    )

@@ -1,0 +1,211 @@
+// The gradients of state fusion, row by row: what state_fusion_backward.cpp and structure_aware_scan_backward.cpp share.
+// Two rings of packed rows lie in the cache: h, and g = C * grad, the gradient of the fused states. From them come, for
+// one row of one line of one state,
+//     grad_h     the mirrored gather over g
+//     the taps   sum over pixels of g * h at each tap
+//     grad_C     grad . fused, with the fused states gathered again
+#pragma once
+#include "fusion_rows.h"
+
+namespace SF_ISA {
+
+// Gathered lines, written out as they are.
+template <class T> struct PlainRow {
+    const Tap<T> *taps;
+    int count;
+    T *to;
+    int64_t stride, valid;
+    template <int P> void tile(int64_t j) const {
+        vec<T> acc[P][kVectors];
+        gather<T, P>(taps, count, j, acc);
+        for (int p = 0; p < P; ++p) store_line(to + (j + p) * stride, valid, acc[p]);
+    }
+};
+
+// to[j * states] = grad[j] . fused[j] over the channels of one line.
+template <class T> struct ReadOut {
+    const Tap<T> *taps;
+    int count;
+    const T *grad;
+    int64_t stride, valid;
+    T *to;
+    int64_t states;
+    template <int P> void tile(int64_t j) const {
+        vec<T> fused[P][kVectors];
+        gather<T, P>(taps, count, j, fused);
+        for (int p = 0; p < P; ++p) {
+            vec<T> given[kVectors];
+            load_line(grad + (j + p) * stride, valid, given);
+            vec<T> sum = fused[p][0] * given[0];
+            for (int v = 1; v < kVectors; ++v) sum += fused[p][v] * given[v];
+            to[(j + p) * states] = sum_lanes<T>(sum);
+        }
+    }
+};
+
+template <class T> struct GradientRings {
+    Shape shape;
+    const Taps &taps;
+    PaddedRow<T> packed;
+    GradientRow<T> packed_grad;
+    const T *merged;  // [lines][taps] lines
+
+    // A thread's scratch: the ring of h, the ring of g, the sums of g's rows at the rims, the taps of a row.
+    int64_t ring_rows() const { return 2 * taps.row_reach + 1; }
+    int64_t h_elements() const { return packed.columns() * kLine<T>; }
+    int64_t g_elements() const { return packed_grad.columns() * kLine<T>; }
+    int64_t h_ring() const { return ring_rows() * shape.states * h_elements(); }
+    int64_t g_ring() const { return ring_rows() * shape.states * g_elements(); }
+    int64_t rim_rows() const { return taps.num_row_steps * g_elements(); }
+    int64_t bytes() const {
+        return (h_ring() + g_ring() + rim_rows()) * (int64_t)sizeof(T) + to_line(taps.count * (int64_t)sizeof(Tap<T>));
+    }
+    struct Scratch {
+        T *h, *g, *rim;
+        Tap<T> *taps;
+    };
+    Scratch scratch(char *memory) const {
+        T *first = (T *)memory;
+        return {first, first + h_ring(), first + h_ring() + g_ring(),
+                (Tap<T> *)(first + h_ring() + g_ring() + rim_rows())};
+    }
+    T *h_row(const Scratch &s, int64_t row, int64_t n) const {
+        return s.h + (row % ring_rows() * shape.states + n) * h_elements();
+    }
+    T *g_row(const Scratch &s, int64_t row, int64_t n) const {
+        return s.g + (row % ring_rows() * shape.states + n) * g_elements();
+    }
+    const T *weights(int64_t line) const { return merged + line * taps.count * kLine<T>; }
+
+    // Where the packed row of g lies that holds what row i gets from taps at distance dy; null where that is nothing.
+    const T *giving_row(int64_t i, int dy, int64_t n, const Scratch &s) const {
+        const Readers readers(i, dy, shape.height);
+        if (readers.none()) return nullptr;
+        if (readers.one()) return g_row(s, readers.first, n);
+        return s.rim + Taps::place(taps.row_steps, taps.num_row_steps, dy < 0 ? -dy : dy) * g_elements();
+    }
+
+    void sum_rim_rows(int64_t i, int64_t n, const Scratch &s) const {
+        for (int step = 0; step < taps.num_row_steps; ++step) {
+            T *sum = s.rim + step * g_elements();
+            memset(sum, 0, (size_t)g_elements() * sizeof(T));
+            const Readers readers(i, i == 0 ? -taps.row_steps[step] : taps.row_steps[step], shape.height);
+            for (int64_t row = readers.first; row <= readers.last; ++row)
+                packed_grad.add_lines(sum, g_row(s, row, n), packed_grad.columns());
+        }
+    }
+
+    // grad_h of row i to pixels `stride` apart.
+    void gather_grad_h(int64_t line, int64_t i, int64_t n, const Scratch &s, T *to, int64_t stride, int64_t valid) const {
+        if (i == 0 || i == shape.height - 1) sum_rim_rows(i, n, s);
+        int count = 0;
+        for (int t = 0; t < taps.count; ++t) {
+            const T *row = giving_row(i, taps.dy[t], n, s);
+            if (row != nullptr) s.taps[count++] = {row + packed_grad.line_of(-taps.dx[t]), weights(line) + t * kLine<T>};
+        }
+        for_tiles(1, shape.width - 1, PlainRow<T>{s.taps, count, to, stride, valid});
+        for (int64_t j = 0; j < shape.width; j += greatest(shape.width - 1, 1)) {  // the columns at the rims
+            count = 0;
+            for (int t = 0; t < taps.count; ++t) {
+                const T *row = giving_row(i, taps.dy[t], n, s);
+                const int64_t held = packed_grad.place(j, taps.dx[t]);
+                if (row != nullptr && held >= 0) s.taps[count++] = {row + held, weights(line) + t * kLine<T>};
+            }
+            PlainRow<T>{s.taps, count, to + j * stride, stride, valid}.template tile<1>(0);
+        }
+    }
+
+    // Points the taps of the scratch at the rows of h that row i reads.
+    void read_taps(int64_t line, int64_t i, int64_t n, const Scratch &s) const {
+        for (int t = 0; t < taps.count; ++t) {
+            const int64_t row = clamped(i + taps.dy[t], 0, shape.height - 1);
+            s.taps[t] = {packed.interior(h_row(s, row, n)) + taps.dx[t] * kLine<T>, weights(line) + t * kLine<T>};
+        }
+    }
+
+    // sums[t] += sum over row i of g * h at tap t. A row is summed by itself first, so sums stay short.
+    void add_tap_sums(T *sums, int64_t i, int64_t n, const Scratch &s) const {
+        const T *g = g_row(s, i, n) + packed_grad.line_of(0);
+        int t = 0;
+        for (; t + kTapGroup <= taps.count; t += kTapGroup) add_tap_group<kTapGroup>(sums + t * kLine<T>, g, s.taps + t);
+        for (; t < taps.count; ++t) add_tap_group<1>(sums + t * kLine<T>, g, s.taps + t);
+    }
+    template <int G> void add_tap_group(T *sums, const T *g, const Tap<T> *group) const {
+        constexpr int count = lanes<T>::count;
+        vec<T> acc[G][kVectors];
+        const T *source[G];
+#pragma GCC unroll 8
+        for (int q = 0; q < G; ++q) {
+            source[q] = group[q].source;
+#pragma GCC unroll 8
+            for (int v = 0; v < kVectors; ++v) acc[q][v] = vec<T>{};
+        }
+        for (int64_t at = 0; at < shape.width * kLine<T>; at += kLine<T>) {
+#pragma GCC unroll 8
+            for (int v = 0; v < kVectors; ++v) {
+                const vec<T> given = load(g + at + v * count);
+#pragma GCC unroll 8
+                for (int q = 0; q < G; ++q) acc[q][v] += given * load(source[q] + at + v * count);
+            }
+        }
+#pragma GCC unroll 8
+        for (int q = 0; q < G; ++q)
+#pragma GCC unroll 8
+            for (int v = 0; v < kVectors; ++v) {
+                T *sum = sums + q * kLine<T> + v * count;
+                store(sum, load(sum) + acc[q][v]);
+            }
+    }
+};
+
+// Adds a line of a row's sums to a task's partial sums.
+template <class T> SF_INLINE void add_to_line(T *sums, const vec<T> *line) {
+    for (int v = 0; v < kVectors; ++v) {
+        T *part = sums + v * lanes<T>::count;
+        store(part, load(part) + line[v]);
+    }
+}
+
+// Sums of the tasks' partial sums, [parts][lines][width] lines, in float64 and in the order of the tasks.
+template <class T> struct PartialSums {
+    const T *sums;
+    int64_t parts, lines, width;
+    double of(int64_t e, int64_t at = 0) const {
+        double sum = 0;
+        for (int64_t part = 0; part < parts; ++part)
+            sum += sums[((part * lines + e / kLine<T>) * width + at) * kLine<T> + e % kLine<T>];
+        return sum;
+    }
+};
+
+// grad_weight [K, E, 3, 3] of one channel, and the channel's share of grad_alpha for each kernel, shares [K, E].
+template <class T>
+void channel_gradients(const PartialSums<T> &tap_sums, const Taps &taps, int64_t e, int64_t channels, int64_t kernels,
+                       const T *weight, const T *alpha, T *grad_weight, double *shares) {
+    for (int64_t k = 0; k < kernels; ++k) {
+        double share = 0;
+        for (int a = 0; a < 9; ++a) {
+            const int64_t at = (k * channels + e) * 9 + a;
+            const double sum = tap_sums.of(e, taps.of[k * 9 + a]);
+            grad_weight[at] = (T)(alpha[k] * sum);
+            share += weight[at] * sum;
+        }
+        shares[k * channels + e] = share;
+    }
+}
+template <class T> void alpha_gradients(const double *shares, int64_t kernels, int64_t channels, T *grad_alpha) {
+    for (int64_t k = 0; k < kernels; ++k) {
+        double sum = 0;
+        for (int64_t e = 0; e < channels; ++e) sum += shares[k * channels + e];
+        grad_alpha[k] = (T)sum;
+    }
+}
+
+// The sum over lines of what each line gave for value `at`.
+template <class T> SF_INLINE T over_lines(const T *sums, int64_t lines, int64_t values, int64_t at) {
+    T sum = sums[at];
+    for (int64_t line = 1; line < lines; ++line) sum += sums[line * values + at];
+    return sum;
+}
+
+}  // namespace SF_ISA
