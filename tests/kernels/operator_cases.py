@@ -16,6 +16,7 @@ from torch import Tensor
 from statefield.kernels import selective_scan, state_fusion, structure_aware_scan
 from statefield.kernels.selective_scan.op import selective_scan_op
 from statefield.kernels.state_fusion.op import state_fusion_op
+from statefield.kernels.structure_aware_scan.op import structure_aware_scan_op
 
 # The one table of tolerances: the largest difference from the reference, as a share of the reference's largest value.
 # float64 and float32 differ by the order of sums and by our exp; 16-bit types by the rounding of results (2^-9, 2^-12).
@@ -165,6 +166,11 @@ def _structure_aware(batch: int, height: int, width: int, channels: int, states:
     return make
 
 
+def _structure_aware_op_arguments(arguments: dict[str, Any]) -> tuple[Any, ...]:
+    names = ("u", "delta", "A", "B", "C", "D", "weight", "alpha", "delta_bias")
+    return (*(arguments[name] for name in names), True, [1, 3, 5], True)
+
+
 FAMILIES = {
     family.name: family
     for family in (
@@ -212,8 +218,8 @@ FAMILIES = {
                 "one_pixel": _structure_aware(1, 1, 1, 1, 1),
                 "odd": _structure_aware(2, 5, 9, 11, 3),
             },
-            op=None,
-            op_arguments=lambda arguments: (),
+            op=structure_aware_scan_op,
+            op_arguments=_structure_aware_op_arguments,
             mapped=("u", "delta", "B", "C"),
         ),
     )
