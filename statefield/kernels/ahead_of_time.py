@@ -9,6 +9,7 @@ Kept out of `statefield.kernels`: only tests and benchmarks import it, and it im
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import tempfile
@@ -26,6 +27,8 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from statefield.errors import KernelUnavailable
+from statefield.kernels import conformance
+from statefield.kernels.conformance import FusionCase, ScanCase
 
 _TYPES = {
     torch.float32: "*fp32",
@@ -94,6 +97,15 @@ def recorded(module: ModuleType) -> Iterator[list[Launch]]:
     finally:
         for name, kernel in kernels.items():
             setattr(module, name, kernel)
+
+
+def launches_of(case: ScanCase | FusionCase, dtype: torch.dtype) -> list[Launch]:
+    """Every launch of a case's forward and backward, in order."""
+    op = "selective_scan" if isinstance(case, ScanCase) else "state_fusion"
+    module = importlib.import_module(f"statefield.kernels.{op}.triton")
+    with recorded(module) as launches:
+        conformance.run(module, case, dtype)
+    return launches
 
 
 def compile_launch(launch: Launch, capability: int) -> Compiled:

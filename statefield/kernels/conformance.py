@@ -8,7 +8,7 @@ whoever wants to know whether the kernels work on the machine at hand all go thr
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -146,16 +146,10 @@ def check(
         importlib.import_module(f"{home}.{implementation}"),
         importlib.import_module(f"{home}.reference"),
     )
-    run: Callable[..., dict[str, Tensor | None]]
-    if isinstance(case, ScanCase):
-        inputs, run = scan_inputs(case, dtype), _run_scan
-    else:
-        inputs, run = fusion_inputs(case, state_dtype(dtype)), _run_fusion
-    on_device = {name: _moved(value, device) for name, value in inputs.items()}
-    with _poisoned_memory(), _cut_in_time(module, getattr(case, "segmented", False)):
-        found = run(module, on_device)
-        again = run(module, on_device) if device != "cpu" else found
-    wanted = run(reference, {name: _moved(value, "cpu", torch.float64) for name, value in inputs.items()})
+    with _poisoned_memory():
+        found = run(module, case, dtype, device)
+        again = run(module, case, dtype, device) if device != "cpu" else found
+    wanted = run(reference, case, dtype, in_float64=True)
 
     findings = []
     for name, reference_value in wanted.items():
@@ -167,6 +161,25 @@ def check(
         findings.append(Finding(name, _distance(value.cpu(), reference_value), tolerance))
     same = all(_equal_bits(value, again[name]) for name, value in found.items())
     return (*findings, Finding("repeated", 0.0 if same else float("inf"), 0.0))
+
+
+def run(
+    module: ModuleType,
+    case: ScanCase | FusionCase,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    *,
+    in_float64: bool = False,
+) -> dict[str, Tensor | None]:
+    """Forward and backward of a case by one implementation module: outputs and gradients by name.
+
+    in_float64: the inputs, rounded to dtype, are then computed with in float64.
+    """
+    inputs = scan_inputs(case, dtype) if isinstance(case, ScanCase) else fusion_inputs(case, dtype)
+    compute = _run_scan if isinstance(case, ScanCase) else _run_fusion
+    wanted = torch.float64 if in_float64 else None
+    with _cut_in_time(module, getattr(case, "segmented", False)):
+        return compute(module, {name: _moved(value, device, wanted) for name, value in inputs.items()})
 
 
 def scan_inputs(case: ScanCase, dtype: torch.dtype, seed: int = 0) -> dict[str, Any]:
@@ -200,8 +213,9 @@ def scan_inputs(case: ScanCase, dtype: torch.dtype, seed: int = 0) -> dict[str, 
 
 
 def fusion_inputs(case: FusionCase, dtype: torch.dtype, seed: int = 0) -> dict[str, Any]:
-    """The arguments of a fusion's forward and backward by name, on the CPU."""
+    """The arguments of a fusion's forward and backward by name, on the CPU, in the state dtype of `dtype`."""
     random = _Random(seed)
+    dtype = state_dtype(dtype)
     b, height, width, n, e, kernels = (
         case.batch, case.height, case.width, case.states, case.channels, len(case.dilations),
     )  # fmt: skip

@@ -1,6 +1,5 @@
 """Every Triton kernel compiles for NVIDIA GPUs, without one, and keeps its tensors in registers."""
 
-import importlib
 import importlib.util
 
 import pytest
@@ -18,27 +17,13 @@ try:
 except KernelUnavailable as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
-from statefield.kernels import conformance
+from statefield.kernels.ahead_of_time import launches_of
 from statefield.kernels.conformance import FusionCase, ScanCase
 
 # A selective scan as VMamba and Mamba use it, and a state fusion as Spatial-Mamba does, small in batch and length.
 SCAN = ScanCase(2, 64, 192, 16, absent=("initial_state", "grad_last"))
 SCAN_N1 = ScanCase(2, 64, 128, 1, constant="C", absent=("D", "z", "initial_state", "grad_last"))
 FUSION = FusionCase(2, 16, 16, 1, 128)
-SMALLEST = {"selective_scan": ScanCase(1, 1, 1, 1), "state_fusion": FusionCase(1, 1, 1, 1, 1)}
-
-
-def launches_of(op, case, dtype):
-    module = importlib.import_module(f"statefield.kernels.{op}.triton")
-    with (
-        conformance._cut_in_time(module, getattr(case, "segmented", False)),
-        ahead_of_time.recorded(module) as launches,
-    ):
-        if isinstance(case, ScanCase):
-            conformance._run_scan(module, conformance.scan_inputs(case, dtype))
-        else:
-            conformance._run_fusion(module, conformance.fusion_inputs(case, dtype))
-    return launches
 
 
 @pytest.fixture(autouse=True)
@@ -47,11 +32,10 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize(("op", "case"), [("selective_scan", SCAN), ("state_fusion", FUSION)], ids=["scan", "fusion"])
-def test_kernels_of_the_usual_sizes_compile_and_spill_next_to_nothing(op, case, capability):
-    dtype = torch.bfloat16 if op == "selective_scan" else torch.float32
-    launches = launches_of(op, case, dtype)
-    assert len(launches) == (2 if op == "selective_scan" else 4)
+@pytest.mark.parametrize(("case", "kernels"), [(SCAN, 2), (FUSION, 4)], ids=["scan", "fusion"])
+def test_kernels_of_the_usual_sizes_compile_and_spill_next_to_nothing(case, kernels, capability):
+    launches = launches_of(case, torch.bfloat16)
+    assert len(launches) == kernels
     for launch in launches:
         compiled = ahead_of_time.compile_launch(launch, capability)
         assert compiled.registers <= 255
@@ -59,13 +43,13 @@ def test_kernels_of_the_usual_sizes_compile_and_spill_next_to_nothing(op, case, 
 
 
 def test_scan_with_one_state_compiles_without_spills():
-    for launch in launches_of("selective_scan", SCAN_N1, torch.float32):
+    for launch in launches_of(SCAN_N1, torch.float32):
         assert ahead_of_time.compile_launch(launch, 90).stack_bytes == 0
 
 
 def test_scan_cut_in_time_compiles_its_two_extra_kernels():
     case = ScanCase(1, 128, 32, 16, absent=("D", "initial_state", "grad_last"), segmented=True)
-    launches = launches_of("selective_scan", case, torch.bfloat16)
+    launches = launches_of(case, torch.bfloat16)
     backward = [launch.name for launch in launches].index("scan_forward_kernel") + 1
     assert [launch.name for launch in launches[:backward]] == ["segment_kernel", "chain_kernel", "scan_forward_kernel"]
     assert [launch.name for launch in launches[backward:]] == ["segment_kernel", "chain_kernel", "scan_backward_kernel"]
@@ -73,15 +57,15 @@ def test_scan_cut_in_time_compiles_its_two_extra_kernels():
         assert ahead_of_time.compile_launch(launch, 90).stack_bytes == 0
 
 
-@pytest.mark.parametrize("op", SMALLEST)
-def test_kernels_compile_where_every_size_is_one(op):
+@pytest.mark.parametrize("case", [ScanCase(1, 1, 1, 1), FusionCase(1, 1, 1, 1, 1)], ids=["scan", "fusion"])
+def test_kernels_compile_where_every_size_is_one(case):
     """Triton turns an argument that is 1 into a constant, which is another program."""
-    for launch in launches_of(op, SMALLEST[op], torch.float32):
+    for launch in launches_of(case, torch.float32):
         assert ahead_of_time.compile_launch(launch, 90).stack_bytes == 0
 
 
 def test_forward_scan_takes_one_exponential_a_state_and_step_and_asks_no_other_thread():
-    launch = launches_of("selective_scan", SCAN, torch.bfloat16)[0]
+    launch = launches_of(SCAN, torch.bfloat16)[0]
     compiled = ahead_of_time.compile_launch(launch, 90)
     tile, states = launch.arguments["TILE"], launch.arguments["STATES"]
     # softplus and SiLU take one each a step; two steps' worth of room for what the compiler duplicates

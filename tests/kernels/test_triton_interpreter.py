@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,3 +121,15 @@ assert not any(name.endswith(".triton_kernels") for name in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_gpu_benchmark_checks_times_and_prints_when_run_dry(tmp_path):
+    script = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
+    environment = {**os.environ, "PYTHON": sys.executable}
+    command = ["sh", str(script), "--dry-run", "--out", str(tmp_path / "numbers.json")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[:2]] == [["ok", "selective_scan"], ["ok", "state_fusion"]]
+    assert [line.split()[0] for line in lines if "%" in line] == ["scan", "scan", "fusion", "fusion"]
+    assert list(tmp_path.iterdir()) == [], "numbers of a dry run are not numbers"
