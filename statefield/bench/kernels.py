@@ -135,7 +135,8 @@ def run_kernels_benchmark(*, quick: bool = False) -> Report:
         more_rows, more_goals = measure(map_size, seconds, rounds)
         rows += more_rows
         goals += more_goals
-    best = Roofs(max(roof.copy_gbps for roof in ceilings), max(roof.exp_gps for roof in ceilings))
+    # The small case's tensors fit the caches, so only the large one's copy tells the bandwidth of memory.
+    best = Roofs(ceilings[-1].copy_gbps, max(roof.exp_gps for roof in ceilings))
     correct = all(row.error <= ALLOWED for row in rows)
     return Report(describe_environment(), load, best, tuple(rows), () if quick else tuple(goals), correct)
 
@@ -221,8 +222,9 @@ def _measure_scan(case: ScanCase, fastest: str, seconds: float, rounds: int) -> 
     return _Scan(rows, goals, ceilings)
 
 
-def _scan(inputs: dict[str, Tensor]) -> Tensor:
-    return selective_scan(**inputs, delta_softplus=True, layout="bld")
+def _scan(x: dict[str, Tensor]) -> Tensor:
+    weights = (x["A"], x["B"], x["C"], x["D"])
+    return selective_scan(x["u"], x["delta"], *weights, None, x["delta_bias"], True, layout="bld")
 
 
 def _with_gradients(leaves: dict[str, Tensor], cotangent: Tensor) -> list[Tensor]:
@@ -310,7 +312,7 @@ def _measure_structure_aware(
     }
     name = f"B {batch}, {height} x {width}, E {channels}, N 1"
     fastest = _fastest("selective_scan")
-    leaves = {key: tensor.requires_grad_() for key, tensor in given.items()}
+    leaves: dict[str, Any] = {key: tensor.requires_grad_() for key, tensor in given.items()}
     cotangent = randn(*size)
 
     def run() -> list[Tensor]:

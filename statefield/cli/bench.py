@@ -79,8 +79,11 @@ def _cells(row: Row) -> tuple[str, str, str, str]:
     error = f"{row.error:.0e}"
     if row.ms is None:
         return error, "[bold red]wrong[/]", "-", "-"
-    shares = ("-" if share is None else f"{100 * share:.0f} %" for share in (row.share_of_bytes, row.share_of_exp))
-    return error, f"{row.ms:.2f}", *shares
+    return error, f"{row.ms:.2f}", _share(row.share_of_bytes), _share(row.share_of_exp)
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"
 
 
 def _number(goal: Goal) -> str:

@@ -12,6 +12,7 @@ from statefield.errors import StatefieldError
 from statefield.kernels._choice import implementations, use_kernels
 from statefield.kernels.selective_scan import selective_scan
 from statefield.kernels.state_fusion import state_fusion
+from statefield.kernels.structure_aware_scan import structure_aware_scan
 
 ALLOWED = 1e-4  # largest difference in values and gradients, as a share of the reference's largest value, float32
 
@@ -72,6 +73,15 @@ def _fusion_case(device: str) -> list[Tensor]:
     return [y.detach(), *torch.autograd.grad(y.square().sum(), inputs)]
 
 
+def _structure_aware_case(device: str) -> list[Tensor]:
+    draw = _Draw(device)
+    u, delta = draw(2, 7, 9, 24), draw(2, 7, 9, 24)
+    A = -draw(24, 3).detach().exp().requires_grad_()
+    inputs = (u, delta, A, draw(2, 7, 9, 3), draw(2, 7, 9, 3), draw(24), draw(3, 24, 3, 3), draw(3), draw(24))
+    y = structure_aware_scan(*inputs)
+    return [y.detach(), *torch.autograd.grad(y.square().sum(), inputs)]
+
+
 class _Draw:
     """Normal random leaves, the same on every device."""
 
@@ -83,4 +93,8 @@ class _Draw:
         return torch.randn(*shape, generator=self.generator).to(self.device).requires_grad_()
 
 
-_CASES: dict[str, Callable[[str], list[Tensor]]] = {"selective_scan": _scan_case, "state_fusion": _fusion_case}
+_CASES: dict[str, Callable[[str], list[Tensor]]] = {
+    "selective_scan": _scan_case,
+    "state_fusion": _fusion_case,
+    "structure_aware_scan": _structure_aware_case,
+}

@@ -13,12 +13,11 @@ from statefield.errors import ConfigError, KernelUnavailable, UnknownName
 from statefield.kernels import _choice, implementations, native, use_kernels
 
 FAMILIES = cases.FAMILIES
-# structure_aware_scan is made of the two others; it has their implementations.
 FAST = [
     (name, implementation)
     for name in FAMILIES
     for implementation in ("chunked", "native")
-    if implementation == "native" or name == "selective_scan"
+    if implementation in _choice.OPERATORS[name].homes
 ]
 FAST_VARIANTS = [(*pair, variant) for pair in FAST for variant in FAMILIES[pair[0]].variants]
 OPS = [name for name, family in FAMILIES.items() if family.op is not None]

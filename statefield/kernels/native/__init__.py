@@ -18,7 +18,7 @@ import torch
 
 from statefield.errors import KernelUnavailable
 
-ABI_VERSION = 1  # equal to SF_ABI_VERSION in abi.h; raised together when an entry point changes its meaning
+ABI_VERSION = 2  # equal to SF_ABI_VERSION in abi.h; raised together when an entry point changes its meaning
 _HUGE_FROM_BYTES = 4 << 20
 _FILE = "libstatefield_native.so"
 

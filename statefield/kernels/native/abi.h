@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#define SF_ABI_VERSION 1
+#define SF_ABI_VERSION 2
 
 #define SF_JOIN2(name, isa) sf_##name##__##isa
 #define SF_JOIN(name, isa) SF_JOIN2(name, isa)

@@ -17,7 +17,6 @@ struct sf_scan {
     int64_t softplus;     // 1: dt = softplus(delta + bias)
     int64_t b_constant, c_constant;
     int64_t slots;        // backward: parts into which the channels of a group are dealt, each with partial dB and dC
-    int64_t segments;     // forward: parts into which the sequence is cut where channels are too few for the threads
     int64_t threads;
     struct sf_strided u, delta, z, B, C;
     const void *A, *D, *delta_bias, *initial;

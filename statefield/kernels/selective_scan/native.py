@@ -24,7 +24,7 @@ class _Scan(ctypes.Structure):
 
     _fields_ = (
         *((name, c_int64) for name in ("batch", "length", "channels", "states", "groups", "chunk", "softplus")),
-        *((name, c_int64) for name in ("b_constant", "c_constant", "slots", "segments", "threads")),
+        *((name, c_int64) for name in ("b_constant", "c_constant", "slots", "threads")),
         *((name, _Strided) for name in ("u", "delta", "z", "B", "C")),
         *((name, c_void_p) for name in ("A", "D", "delta_bias", "initial", "out", "last", "kept")),
         ("grad_out", _Strided),
@@ -93,7 +93,6 @@ class _Inputs:
             b_constant=int(B.dim() == 2),
             c_constant=int(C.dim() == 2),
             slots=1,
-            segments=1,
             threads=native.threads(),
             **{name: _strided(tensor) for name, tensor in self.rows.items()},
             **{name: native.pointer(tensor) for name, tensor in self.whole.items()},

@@ -35,7 +35,7 @@ def scan_states(
         per_state(delta),
         A.T.reshape(-1, 1),
         B.flatten(1, 2).unsqueeze(3),  # [B, L, G = N, 1]: state n of every channel reads B_n
-        u.new_ones(states * channels, 1, dtype=dtype),
+        torch.ones(states * channels, 1, dtype=dtype, device=u.device),  # u.new_ones would be mapped under vmap
         delta_bias=None if delta_bias is None else delta_bias.repeat(states),
         delta_softplus=delta_softplus,
         layout="bld",
