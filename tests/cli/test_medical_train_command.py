@@ -75,12 +75,12 @@ def test_resume_and_overwrite_work_as_bare_flags_and_with_a_value(data, tmp_path
     assert main(words) == 0
     assert main(words) == 2
     assert "--resume" in capsys.readouterr().err
-    assert main([*words, "--overwrite", "true"]) == 0
     assert main([*words, "--overwrite"]) == 0
     capsys.readouterr()
     assert main(["medical", "train", "--config", str(run / "config.yaml"), "--resume"]) == 0
     assert "already trained" in capsys.readouterr().err
-    assert main([*words, "--overwrite", "--resume"]) == 2
+    assert main([*words, "--overwrite", "true", "--resume", "true"]) == 2
+    assert "give one of them" in capsys.readouterr().err
 
 
 def test_a_run_can_be_resumed_after_its_folder_was_moved(data, tmp_path):
