@@ -69,45 +69,44 @@ template <class T> struct GradientRings {
         return {first, first + h_ring(), first + h_ring() + g_ring(),
                 (Tap<T> *)(first + h_ring() + g_ring() + rim_rows())};
     }
-    T *h_row(const Scratch &s, int64_t row, int64_t n) const {
-        return s.h + (row % ring_rows() * shape.states + n) * h_elements();
-    }
-    T *g_row(const Scratch &s, int64_t row, int64_t n) const {
-        return s.g + (row % ring_rows() * shape.states + n) * g_elements();
-    }
+    RingPlace around(int64_t row) const { return {ring_rows(), row}; }
+    T *h_row(const Scratch &s, int64_t slot, int64_t n) const { return s.h + (slot * shape.states + n) * h_elements(); }
+    T *g_row(const Scratch &s, int64_t slot, int64_t n) const { return s.g + (slot * shape.states + n) * g_elements(); }
     const T *weights(int64_t line) const { return merged + line * taps.count * kLine<T>; }
 
     // Where the packed row of g lies that holds what row i gets from taps at distance dy; null where that is nothing.
-    const T *giving_row(int64_t i, int dy, int64_t n, const Scratch &s) const {
-        const Readers readers(i, dy, shape.height);
+    const T *giving_row(const RingPlace &ring, int dy, int64_t n, const Scratch &s) const {
+        const Readers readers(ring.row, dy, shape.height);
         if (readers.none()) return nullptr;
-        if (readers.one()) return g_row(s, readers.first, n);
+        if (readers.one()) return g_row(s, ring.of(readers.first), n);
         return s.rim + Taps::place(taps.row_steps, taps.num_row_steps, dy < 0 ? -dy : dy) * g_elements();
     }
 
-    void sum_rim_rows(int64_t i, int64_t n, const Scratch &s) const {
+    void sum_rim_rows(const RingPlace &ring, int64_t n, const Scratch &s) const {
         for (int step = 0; step < taps.num_row_steps; ++step) {
             T *sum = s.rim + step * g_elements();
             memset(sum, 0, (size_t)g_elements() * sizeof(T));
-            const Readers readers(i, i == 0 ? -taps.row_steps[step] : taps.row_steps[step], shape.height);
+            const int away = ring.row == 0 ? -taps.row_steps[step] : taps.row_steps[step];
+            const Readers readers(ring.row, away, shape.height);
             for (int64_t row = readers.first; row <= readers.last; ++row)
-                packed_grad.add_lines(sum, g_row(s, row, n), packed_grad.columns());
+                packed_grad.add_lines(sum, g_row(s, ring.of(row), n), packed_grad.columns());
         }
     }
 
     // grad_h of row i to pixels `stride` apart.
     void gather_grad_h(int64_t line, int64_t i, int64_t n, const Scratch &s, T *to, int64_t stride, int64_t valid) const {
-        if (i == 0 || i == shape.height - 1) sum_rim_rows(i, n, s);
+        const RingPlace ring = around(i);
+        if (i == 0 || i == shape.height - 1) sum_rim_rows(ring, n, s);
         int count = 0;
         for (int t = 0; t < taps.count; ++t) {
-            const T *row = giving_row(i, taps.dy[t], n, s);
+            const T *row = giving_row(ring, taps.dy[t], n, s);
             if (row != nullptr) s.taps[count++] = {row + packed_grad.line_of(-taps.dx[t]), weights(line) + t * kLine<T>};
         }
         for_tiles(1, shape.width - 1, PlainRow<T>{s.taps, count, to, stride, valid});
         for (int64_t j = 0; j < shape.width; j += greatest(shape.width - 1, 1)) {  // the columns at the rims
             count = 0;
             for (int t = 0; t < taps.count; ++t) {
-                const T *row = giving_row(i, taps.dy[t], n, s);
+                const T *row = giving_row(ring, taps.dy[t], n, s);
                 const int64_t held = packed_grad.place(j, taps.dx[t]);
                 if (row != nullptr && held >= 0) s.taps[count++] = {row + held, weights(line) + t * kLine<T>};
             }
@@ -117,15 +116,16 @@ template <class T> struct GradientRings {
 
     // Points the taps of the scratch at the rows of h that row i reads.
     void read_taps(int64_t line, int64_t i, int64_t n, const Scratch &s) const {
+        const RingPlace ring = around(i);
         for (int t = 0; t < taps.count; ++t) {
             const int64_t row = clamped(i + taps.dy[t], 0, shape.height - 1);
-            s.taps[t] = {packed.interior(h_row(s, row, n)) + taps.dx[t] * kLine<T>, weights(line) + t * kLine<T>};
+            s.taps[t] = {packed.interior(h_row(s, ring.of(row), n)) + taps.dx[t] * kLine<T>, weights(line) + t * kLine<T>};
         }
     }
 
     // sums[t] += sum over row i of g * h at tap t. A row is summed by itself first, so sums stay short.
     void add_tap_sums(T *sums, int64_t i, int64_t n, const Scratch &s) const {
-        const T *g = g_row(s, i, n) + packed_grad.line_of(0);
+        const T *g = g_row(s, around(i).slot, n) + packed_grad.line_of(0);
         int t = 0;
         for (; t + kTapGroup <= taps.count; t += kTapGroup) add_tap_group<kTapGroup>(sums + t * kLine<T>, g, s.taps + t);
         for (; t < taps.count; ++t) add_tap_group<1>(sums + t * kLine<T>, g, s.taps + t);

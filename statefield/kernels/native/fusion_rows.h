@@ -166,6 +166,16 @@ template <class T> void pad_channels(const T *from, int64_t channels, int64_t li
     if (from != nullptr) memcpy(to, from, (size_t)channels * sizeof(T));
 }
 
+// Where rows near `row` lie in a ring of `slots`: one division for a row, none for its taps.
+struct RingPlace {
+    int64_t slots, row, slot;
+    RingPlace(int64_t slots, int64_t row) : slots(slots), row(row), slot(row % slots) {}
+    int64_t of(int64_t near) const {
+        const int64_t at = slot + near - row;
+        return at < 0 ? at + slots : at >= slots ? at - slots : at;
+    }
+};
+
 template <class T> struct Tap {
     const T *source;  // the packed row that this tap reads, at the column that pixel 0 reads
     const T *weight;  // one line
@@ -208,6 +218,8 @@ template <class Run> inline void for_tiles(int64_t first, int64_t last, Run &&ru
     for (; pixel < last; ++pixel) run.template tile<1>(pixel);
 }
 
+constexpr int kAhead = 16;  // pixels between a prefetch and its use
+
 // Packed rows of h: [reach copies of column 0][W columns][reach copies of column W - 1], each one line wide.
 inline int64_t to_line(int64_t bytes) { return (bytes + kLineBytes - 1) / kLineBytes * kLineBytes; }
 
@@ -229,13 +241,12 @@ template <class T> struct PaddedRow {
         for (int64_t j = 0; j < width; ++j) {
             vec<T> line[kVectors];
             load_line(from + j * stride, valid, line);
+            __builtin_prefetch(from + (j + kAhead) * stride);
             for (int v = 0; v < kVectors; ++v) store(interior(row) + j * kLine<T> + v * lanes<T>::count, line[v]);
         }
         pad(row);
     }
 };
-
-constexpr int kAhead = 2 * kPixels;  // pixels between a prefetch and its use
 
 // One output row of one line: y[j] = sum_n C[j, n] * fused_n[j] + D * u[j], or fused itself where C is null.
 template <class T> struct OutputRow {

@@ -20,8 +20,8 @@ template <class T> struct ForwardTask {
     int64_t scratch_bytes() const {
         return ring_bytes() + to_line(shape.states * taps.count * (int64_t)sizeof(Tap<T>));
     }
-    T *packed_row(char *scratch, int64_t row, int64_t n) const {
-        return (T *)scratch + ((row % ring_rows()) * shape.states + n) * row_elements();
+    T *packed_row(char *scratch, int64_t slot, int64_t n) const {
+        return (T *)scratch + (slot * shape.states + n) * row_elements();
     }
 
     void run(int64_t task, char *scratch) const {
@@ -37,16 +37,17 @@ template <class T> struct ForwardTask {
         const int64_t pixel = (place.batch * shape.height + row) * shape.width, channel = place.line * kLine<T>;
         for (int64_t n = 0; n < shape.states; ++n)
             packed.pack(h + (pixel * shape.states + n) * shape.channels + channel, shape.states * shape.channels,
-                        shape.channels - channel, packed_row(scratch, row, n));
+                        shape.channels - channel, packed_row(scratch, row % ring_rows(), n));
     }
 
     void emit(const Place &place, int64_t i, char *scratch) const {
         Tap<T> *sources = (Tap<T> *)(scratch + ring_bytes());
         const T *weights = merged + place.line * taps.count * kLine<T>;
+        const RingPlace ring(ring_rows(), i);
         for (int64_t n = 0; n < shape.states; ++n)
             for (int t = 0; t < taps.count; ++t) {
                 const int64_t row = clamped(i + taps.dy[t], 0, shape.height - 1);
-                sources[n * taps.count + t] = {packed.interior(packed_row(scratch, row, n)) + taps.dx[t] * kLine<T>,
+                sources[n * taps.count + t] = {packed.interior(packed_row(scratch, ring.of(row), n)) + taps.dx[t] * kLine<T>,
                                                weights + t * kLine<T>};
             }
         const int64_t channel = place.line * kLine<T>, pixel = (place.batch * shape.height + i) * shape.width;

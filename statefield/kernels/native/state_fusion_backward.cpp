@@ -46,16 +46,16 @@ template <class T> struct BackwardTask {
     }
 
     void pack(const Place &place, int64_t row, const Scratch &s) const {
-        const int64_t at = pixel(place, row), channel = place.line * kLine<T>;
+        const int64_t at = pixel(place, row), channel = place.line * kLine<T>, slot = rings.around(row).slot;
         for (int64_t n = 0; n < shape.states; ++n) {
             rings.packed.pack(h + (at * shape.states + n) * shape.channels + channel, shape.states * shape.channels,
-                              valid(place), rings.h_row(s, row, n));
+                              valid(place), rings.h_row(s, slot, n));
             if (C != nullptr)
                 rings.packed_grad.pack(grad + at * shape.channels + channel, shape.channels, valid(place),
-                                       C + at * shape.states + n, shape.states, rings.g_row(s, row, n));
+                                       C + at * shape.states + n, shape.states, rings.g_row(s, slot, n));
             else
                 rings.packed_grad.pack(grad + (at * shape.states + n) * shape.channels + channel,
-                                       shape.states * shape.channels, valid(place), nullptr, 0, rings.g_row(s, row, n));
+                                       shape.states * shape.channels, valid(place), nullptr, 0, rings.g_row(s, slot, n));
         }
     }
 

@@ -24,8 +24,8 @@ template <class T> struct ScanTask {
         return (ring_elements() + line_elements()) * (int64_t)sizeof(T) +
                to_line(shape.states * taps.count * (int64_t)sizeof(Tap<T>));
     }
-    T *packed_row(T *ring, int64_t row, int64_t n) const {
-        return ring + ((row % ring_rows()) * shape.states + n) * row_elements();
+    T *packed_row(T *ring, int64_t slot, int64_t n) const {
+        return ring + (slot * shape.states + n) * row_elements();
     }
 
     void run(int64_t task, char *scratch) const {
@@ -49,7 +49,7 @@ template <class T> struct ScanTask {
                 store_line(kept + ((b * shape.height + row) * shape.states + n) * shape.channels + line * kLine<T>,
                            shape.channels - line * kLine<T>, before);
             }
-            T *h = packed_row(ring, row, n);
+            T *h = packed_row(ring, row % ring_rows(), n);
             scan.states(b, row, line, n, dt, drive, state + n * kLine<T>, packed.interior(h), nullptr);
             packed.pad(h);
         }
@@ -57,10 +57,11 @@ template <class T> struct ScanTask {
 
     void emit(int64_t b, int64_t i, int64_t line, T *ring) const {
         Tap<T> *sources = (Tap<T> *)(ring + ring_elements() + line_elements());
+        const RingPlace place(ring_rows(), i);
         for (int64_t n = 0; n < shape.states; ++n)
             for (int t = 0; t < taps.count; ++t) {
                 const int64_t row = clamped(i + taps.dy[t], 0, shape.height - 1);
-                sources[n * taps.count + t] = {packed.interior(packed_row(ring, row, n)) + taps.dx[t] * kLine<T>,
+                sources[n * taps.count + t] = {packed.interior(packed_row(ring, place.of(row), n)) + taps.dx[t] * kLine<T>,
                                                merged + (line * taps.count + t) * kLine<T>};
             }
         const int64_t channel = line * kLine<T>, pixel = scan.pixel(b, i);

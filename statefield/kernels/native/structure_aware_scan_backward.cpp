@@ -81,18 +81,18 @@ template <class T> struct BackwardScanTask {
     }
 
     void prepare(int64_t b, int64_t i, int64_t line, const Scratch &s) const {
-        const int64_t pixel = scan.pixel(b, i);
+        const int64_t pixel = scan.pixel(b, i), slot = rings.around(i).slot;
         T *drive = s.grad_drive;  // free until row i's turn comes
         scan.steps(b, i, line, dt_row(s, i), drive);
         for (int64_t n = 0; n < shape.states; ++n) {
             vec<T> state[kVectors];
             load_line(state_before(b, i, n, line), valid(line), state);
             for (int v = 0; v < kVectors; ++v) store(s.before + v * lanes<T>::count, state[v]);
-            T *h = rings.h_row(s.rings, i, n);
+            T *h = rings.h_row(s.rings, slot, n);
             scan.states(b, i, line, n, dt_row(s, i), drive, s.before, rings.packed.interior(h), decay_row(s, i, n));
             rings.packed.pad(h);
             rings.packed_grad.pack(grad + pixel * shape.channels + line * kLine<T>, shape.channels, valid(line),
-                                   C + pixel * shape.states + n, shape.states, rings.g_row(s.rings, i, n));
+                                   C + pixel * shape.states + n, shape.states, rings.g_row(s.rings, slot, n));
         }
     }
 
@@ -111,7 +111,7 @@ template <class T> struct BackwardScanTask {
     void scan_backwards(int64_t b, int64_t i, int64_t line, int64_t n, const Scratch &s) const {
         constexpr int count = lanes<T>::count;
         const int64_t pixel = scan.pixel(b, i);
-        const T *h = rings.packed.interior(rings.h_row(s.rings, i, n)), *grad_h = s.grad_h + n * row();
+        const T *h = rings.packed.interior(rings.h_row(s.rings, rings.around(i).slot, n)), *grad_h = s.grad_h + n * row();
         const T *dt = dt_row(s, i), *decays = decay_row(s, i, n);
         const T *u = scan.u + pixel * shape.channels + line * kLine<T>;
         T *B_sum = value_sums(B_sums, line, pixel, n), *own_carry = s.carry + n * kLine<T>;
