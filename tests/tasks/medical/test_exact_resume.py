@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,6 +198,16 @@ def test_resuming_with_other_settings_is_refused_and_names_them(dataset, uninter
     other = dataclasses.replace(_recipe(dataset, uninterrupted), seed=6)
     with pytest.raises(ConfigError, match=r"other settings \(seed\)"):
         fit(other, resume=True)
+
+
+def test_resuming_on_a_dataset_that_gained_a_case_is_refused_and_names_it(dataset, uninterrupted, tmp_path):
+    grown = write_nnunet(tmp_path / "data", num_cases=7, num_test=0, shape=(20, 24, 4))
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    recipe = _recipe(grown, run)
+    (run / "config.yaml").write_text(recipe_text(recipe))
+    with pytest.raises(ConfigError, match=r"other cases in the split .*fake_00"):
+        fit(recipe, resume=True)
 
 
 def test_there_must_be_something_to_resume(dataset, tmp_path):
