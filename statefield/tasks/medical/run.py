@@ -7,131 +7,46 @@ run = load_run(result.folder.root)      # net in eval mode, classes, normalisati
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from statefield.datasets import open_dataset
-from statefield.datasets.adapter import DatasetAdapter
 from statefield.datasets.sample import DatasetInfo, Record
 from statefield.datasets.splits import Split
-from statefield.errors import CheckpointError, ConfigError, DataError
-from statefield.files import write_json
-from statefield.tasks.common.augment import build_augmentation
+from statefield.errors import ConfigError
 from statefield.tasks.common.checkpointing import (
     AtomicCheckpointIO,
     RunCheckpoints,
-    load_weights,
     read_checkpoint,
     save_weights,
     verify_checkpoint,
 )
-from statefield.tasks.common.config import InferenceConfig, NormalisationConfig, TrainerConfig
-from statefield.tasks.common.data import SliceData, VolumeStore
-from statefield.tasks.common.network import SegmentationNet
+from statefield.tasks.common.config import TrainerConfig
+from statefield.tasks.common.data import SliceData
 from statefield.tasks.common.run_folder import RunFolder, read_history
+from statefield.tasks.medical.experiment import (
+    Dataset,
+    Splits,
+    TrainedRun,
+    build_data,
+    build_task,
+    load_run,
+    require_same_cases,
+    write_info,
+)
 from statefield.tasks.medical.recipe import SegmentationRecipe, difference, read_recipe, recipe_text
-from statefield.tasks.medical.segmentation import VALIDATION_SCORE, SegmentationTask
+from statefield.tasks.medical.segmentation import VALIDATION_SCORE
 from statefield.tasks.medical.testing import CaseProgress, Contender, TestResult, evaluate, finish
 
 log = logging.getLogger(__name__)
 Announce = Callable[[str], None]
-Splits = dict[Split, list[Record]]
-
-
-@dataclass(frozen=True, eq=False)
-class TrainedRun:
-    """What a run folder holds for prediction: the net with its best weights, in eval mode, and what it expects."""
-
-    folder: RunFolder
-    recipe: SegmentationRecipe
-    task: SegmentationTask
-    info: DatasetInfo
-
-    @property
-    def net(self) -> SegmentationNet:
-        assert isinstance(self.task.net, SegmentationNet)
-        return self.task.net
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.info.classes
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        return self.info.channels
-
-    @property
-    def normalisation(self) -> NormalisationConfig:
-        return self.recipe.data.normalisation
-
-    @property
-    def slice_context(self) -> int:
-        return self.recipe.data.slice_context
-
-    @property
-    def roi(self) -> tuple[int, int] | None:
-        """The inference window, rows and columns; None: a whole slice."""
-        return self.recipe.inference.roi or self.recipe.data.patch_size
-
-    @property
-    def inference(self) -> InferenceConfig:
-        return self.recipe.inference
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """An opened dataset: its adapter, what it says of itself, and where it lies."""
-
-    adapter: DatasetAdapter
-    info: DatasetInfo
-    root: Path | None
-
-    @classmethod
-    def of(cls, recipe: SegmentationRecipe) -> Dataset:
-        data = recipe.data
-        adapter, info = open_dataset(data.root, data.layout, data.options)
-        if data.num_classes is not None and data.num_classes != len(info.classes):
-            raise ConfigError(
-                f"data.num_classes is {data.num_classes}, but {data.root or adapter.name} has {len(info.classes)} "
-                f"classes ({', '.join(info.classes)}): correct the recipe or the dataset's class list."
-            )
-        return cls(adapter, info, data.root)
-
-    def records(self, split: Split) -> list[Record]:
-        """The cases of a split; `DataError` when it is empty."""
-        found = self.adapter.records(self.root, split)
-        if not found:
-            raise DataError(
-                f"{self.root or self.adapter.name}: the split {split!r} has no case in the layout "
-                f"{self.adapter.name!r}; add cases, or set data.options so that each split gets some."
-            )
-        return found
-
-
-def load_run(folder: str | Path) -> TrainedRun:
-    """The trained model of a run folder.
-
-    Raises:
-        ConfigError: not a run folder. CheckpointError: its weights are missing, damaged, or of another net.
-    """
-    place = RunFolder(Path(folder))
-    place.require()
-    recipe = read_recipe(place.config)
-    info = _read_info(place)
-    started_fresh = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, weights=None))
-    task = _build_task(started_fresh, info, total_steps=0)
-    load_weights(task.net, place.weights)
-    return TrainedRun(place, recipe, task.eval(), info)
 
 
 def fit(
@@ -168,22 +83,24 @@ def fit(
         torch.set_num_threads(recipe.trainer.threads)
     dataset = Dataset.of(recipe)
     splits: Splits = {"train": dataset.records("train"), "val": dataset.records("val"), "test": dataset.records("test")}
+    if resume:
+        require_same_cases(folder, splits)
     plans = [(recipe, folder)]
     if recipe.control is not None:
         plans.append((recipe.of_control(folder.control.root), folder.control))
     for plan, _ in plans:  # a control that cannot be built is said now and not after the first training
-        _build_task(plan, dataset.info, total_steps=0)
+        build_task(plan, dataset.info, total_steps=0)
     if not resume:
         folder.require_free(overwrite=overwrite)
     try:
-        data = _build_data(recipe, dataset, splits, folder)
+        data = build_data(recipe, dataset, splits, folder)
         if not resume:
             folder.start(recipe_text(recipe), overwrite=overwrite)
-            _write_info(folder, dataset, splits)
+            write_info(folder, dataset, splits)
         for plan, place in plans:
             if not place.exists():
                 place.start(recipe_text(plan), overwrite=False)
-                _write_info(place, dataset, splits)
+                write_info(place, dataset, splits)
             if place.weights.exists():
                 announce(f"{plan.model.encoder}: already trained, {place.weights}")
                 continue
@@ -312,45 +229,6 @@ def _baseline_records(recipe: SegmentationRecipe, dataset: Dataset) -> list[Reco
     return dataset.records("train") if wanted else []
 
 
-def _build_task(recipe: SegmentationRecipe, info: DatasetInfo, *, total_steps: int) -> SegmentationTask:
-    # Weights are drawn from the seed alone, whatever was built before.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        task = SegmentationTask(
-            recipe.model,
-            recipe.inference,
-            classes=info.classes,
-            num_channels=len(info.channels),
-            slice_context=recipe.data.slice_context,
-            roi=recipe.inference.roi or recipe.data.patch_size,
-            seed=recipe.seed,
-            total_steps=total_steps,
-        )
-    if recipe.model.weights is not None:
-        load_weights(task.net, recipe.model.weights)
-    return task
-
-
-def _build_data(recipe: SegmentationRecipe, dataset: Dataset, splits: Splits, folder: RunFolder) -> SliceData:
-    data = recipe.data
-    store = VolumeStore(
-        dataset.adapter, dataset.info, data.normalisation, folder.cache if data.cache == "disk" else None
-    )
-    return SliceData(
-        store,
-        splits["train"],
-        splits["val"],
-        patch_size=data.patch_size,
-        slice_context=data.slice_context,
-        foreground=data.foreground,
-        augmentation=build_augmentation(data.augment),
-        batch_size=data.batch_size,
-        steps_per_epoch=recipe.trainer.steps_per_epoch,
-        workers=data.workers,
-        seed=recipe.seed,
-    )
-
-
 def _fit(
     recipe: SegmentationRecipe,
     folder: RunFolder,
@@ -362,7 +240,7 @@ def _fit(
 ) -> None:
     settings = recipe.trainer
     steps = -(-data.steps_per_epoch // settings.accumulate) * settings.max_epochs
-    task = _build_task(recipe, info, total_steps=steps)
+    task = build_task(recipe, info, total_steps=steps)
     checkpoint = folder.last if resume and (folder.last.exists() or folder.previous.exists()) else None
     if checkpoint is not None:
         verify_checkpoint(checkpoint)
@@ -426,30 +304,6 @@ def _require_same(folder: RunFolder, recipe: SegmentationRecipe) -> None:
             f"{folder.root} was started with other settings ({', '.join(differing)}), so continuing it would be "
             f"neither run. Resume with `--config {folder.config} --resume`, or start anew with --run."
         )
-
-
-def _write_info(folder: RunFolder, dataset: Dataset, splits: Splits) -> None:
-    write_json(
-        folder.dataset,
-        {
-            "layout": dataset.adapter.name,
-            "classes": list(dataset.info.classes),
-            "channels": list(dataset.info.channels),
-            "spatial_dims": dataset.info.spatial_dims,
-            "splits": {split: [record.case for record in records] for split, records in splits.items()},
-        },
-    )
-
-
-def _read_info(folder: RunFolder) -> DatasetInfo:
-    try:
-        stored = json.loads(folder.dataset.read_text(encoding="utf-8"))
-        return DatasetInfo(tuple(stored["classes"]), tuple(stored["channels"]), int(stored["spatial_dims"]))
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{folder.dataset} cannot be read ({error}); it names the classes that the weights predict. "
-            "Train again with --overwrite."
-        ) from error
 
 
 @contextmanager

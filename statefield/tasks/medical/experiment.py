@@ -1,0 +1,198 @@
+"""What stands between a recipe and its training: the opened dataset, the task and the batches it asks for; and the way
+back, from a run folder to a net that predicts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from statefield.datasets import open_dataset
+from statefield.datasets.adapter import DatasetAdapter
+from statefield.datasets.sample import DatasetInfo, Record
+from statefield.datasets.splits import Split
+from statefield.errors import CheckpointError, ConfigError, DataError
+from statefield.files import write_json
+from statefield.tasks.common.augment import build_augmentation
+from statefield.tasks.common.checkpointing import load_weights
+from statefield.tasks.common.config import InferenceConfig, NormalisationConfig
+from statefield.tasks.common.data import SliceData, VolumeStore
+from statefield.tasks.common.network import SegmentationNet
+from statefield.tasks.common.run_folder import RunFolder
+from statefield.tasks.medical.recipe import SegmentationRecipe, read_recipe
+from statefield.tasks.medical.segmentation import SegmentationTask
+
+Splits = dict[Split, list[Record]]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """What a run folder holds for prediction: the net with its best weights, in eval mode, and what it expects."""
+
+    folder: RunFolder
+    recipe: SegmentationRecipe
+    task: SegmentationTask
+    info: DatasetInfo
+
+    @property
+    def net(self) -> SegmentationNet:
+        assert isinstance(self.task.net, SegmentationNet)
+        return self.task.net
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.info.classes
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return self.info.channels
+
+    @property
+    def normalisation(self) -> NormalisationConfig:
+        return self.recipe.data.normalisation
+
+    @property
+    def slice_context(self) -> int:
+        return self.recipe.data.slice_context
+
+    @property
+    def roi(self) -> tuple[int, int] | None:
+        """The inference window, rows and columns; None: a whole slice."""
+        return self.recipe.inference.roi or self.recipe.data.patch_size
+
+    @property
+    def inference(self) -> InferenceConfig:
+        return self.recipe.inference
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """An opened dataset: its adapter, what it says of itself, and where it lies."""
+
+    adapter: DatasetAdapter
+    info: DatasetInfo
+    root: Path | None
+
+    @classmethod
+    def of(cls, recipe: SegmentationRecipe) -> Dataset:
+        data = recipe.data
+        adapter, info = open_dataset(data.root, data.layout, data.options)
+        if data.num_classes is not None and data.num_classes != len(info.classes):
+            raise ConfigError(
+                f"data.num_classes is {data.num_classes}, but {data.root or adapter.name} has {len(info.classes)} "
+                f"classes ({', '.join(info.classes)}): correct the recipe or the dataset's class list."
+            )
+        return cls(adapter, info, data.root)
+
+    def records(self, split: Split) -> list[Record]:
+        """The cases of a split; `DataError` when it is empty."""
+        found = self.adapter.records(self.root, split)
+        if not found:
+            raise DataError(
+                f"{self.root or self.adapter.name}: the split {split!r} has no case in the layout "
+                f"{self.adapter.name!r}; add cases, or set data.options so that each split gets some."
+            )
+        return found
+
+
+def load_run(folder: str | Path) -> TrainedRun:
+    """The trained model of a run folder.
+
+    Raises:
+        ConfigError: not a run folder. CheckpointError: its weights are missing, damaged, or of another net.
+    """
+    place = RunFolder(Path(folder))
+    place.require()
+    recipe = read_recipe(place.config)
+    info = _read_info(place)
+    started_fresh = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, weights=None))
+    task = build_task(started_fresh, info, total_steps=0)
+    load_weights(task.net, place.weights)
+    return TrainedRun(place, recipe, task.eval(), info)
+
+
+def build_task(recipe: SegmentationRecipe, info: DatasetInfo, *, total_steps: int) -> SegmentationTask:
+    """The task of a recipe; its weights follow from the seed alone, whatever was built before, or from a file."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        task = SegmentationTask(
+            recipe.model,
+            recipe.inference,
+            classes=info.classes,
+            num_channels=len(info.channels),
+            slice_context=recipe.data.slice_context,
+            roi=recipe.inference.roi or recipe.data.patch_size,
+            seed=recipe.seed,
+            total_steps=total_steps,
+        )
+    if recipe.model.weights is not None:
+        load_weights(task.net, recipe.model.weights)
+    return task
+
+
+def build_data(recipe: SegmentationRecipe, dataset: Dataset, splits: Splits, folder: RunFolder) -> SliceData:
+    """The batches of a recipe; reads, checks and normalises every training and validation case."""
+    data = recipe.data
+    store = VolumeStore(
+        dataset.adapter, dataset.info, data.normalisation, folder.cache if data.cache == "disk" else None
+    )
+    return SliceData(
+        store,
+        splits["train"],
+        splits["val"],
+        patch_size=data.patch_size,
+        slice_context=data.slice_context,
+        foreground=data.foreground,
+        augmentation=build_augmentation(data.augment),
+        batch_size=data.batch_size,
+        steps_per_epoch=recipe.trainer.steps_per_epoch,
+        workers=data.workers,
+        seed=recipe.seed,
+    )
+
+
+def write_info(folder: RunFolder, dataset: Dataset, splits: Splits) -> None:
+    """Write what the dataset was when training began: its classes, its channels, the cases of each split."""
+    write_json(
+        folder.dataset,
+        {
+            "layout": dataset.adapter.name,
+            "classes": list(dataset.info.classes),
+            "channels": list(dataset.info.channels),
+            "spatial_dims": dataset.info.spatial_dims,
+            "splits": {split: [record.case for record in records] for split, records in splits.items()},
+        },
+    )
+
+
+def require_same_cases(folder: RunFolder, splits: Splits) -> None:
+    """Raise `ConfigError` unless the splits hold the cases they held when the run in `folder` began."""
+    stored = _stored(folder)["splits"]
+    for split, records in splits.items():
+        changed = {record.case for record in records} ^ set(stored[split])
+        if changed:
+            raise ConfigError(
+                f"{folder.root} was started with other cases in the split {split!r} ({', '.join(sorted(changed)[:5])} "
+                "came or went), so continuing it would be neither run. Restore the dataset, or start anew with --run."
+            )
+
+
+def _read_info(folder: RunFolder) -> DatasetInfo:
+    stored = _stored(folder)
+    return DatasetInfo(tuple(stored["classes"]), tuple(stored["channels"]), int(stored["spatial_dims"]))
+
+
+def _stored(folder: RunFolder) -> dict[str, Any]:
+    try:
+        stored = json.loads(folder.dataset.read_text(encoding="utf-8"))
+        return {name: stored[name] for name in ("classes", "channels", "spatial_dims", "splits")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder.dataset} cannot be read ({error}); it names the classes that the weights predict. "
+            "Train again with --overwrite."
+        ) from error
