@@ -116,11 +116,8 @@ template <class T> struct GradientRings {
 
     // Points the taps of the scratch at the rows of h that row i reads.
     void read_taps(int64_t line, int64_t i, int64_t n, const Scratch &s) const {
-        const RingPlace ring = around(i);
-        for (int t = 0; t < taps.count; ++t) {
-            const int64_t row = clamped(i + taps.dy[t], 0, shape.height - 1);
-            s.taps[t] = {packed.interior(h_row(s, ring.of(row), n)) + taps.dx[t] * kLine<T>, weights(line) + t * kLine<T>};
-        }
+        aim_taps(taps, around(i), shape.height, s.h + n * h_elements(), shape.states * h_elements(),
+                 packed.reach * (int64_t)kLine<T>, weights(line), s.taps);
     }
 
     // sums[t] += sum over row i of g * h at tap t. A row is summed by itself first, so sums stay short.

@@ -46,6 +46,7 @@ SF_INLINE int this_thread() {
 // The first `valid` channels of a line from or to memory; the others are zero.
 template <class T> SF_INLINE void load_line(const T *from, int64_t valid, vec<T> *line) {
     constexpr int count = lanes<T>::count;
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
         if (valid >= kLine<T>)
             line[v] = load(from + v * count);
@@ -55,6 +56,7 @@ template <class T> SF_INLINE void load_line(const T *from, int64_t valid, vec<T>
 }
 template <class T> SF_INLINE void store_line(T *to, int64_t valid, const vec<T> *line) {
     constexpr int count = lanes<T>::count;
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
         if (valid >= kLine<T>)
             store(to + v * count, line[v]);
@@ -87,8 +89,8 @@ struct Taps {
         of = dx + kernels * 9;
         row_steps = of + kernels * 9;
         column_steps = row_steps + kernels;
-        for (int64_t k = 0; k < kernels; ++k)
-            for (int a = -1; a <= 1; ++a)
+        for (int a = -1; a <= 1; ++a)  // outermost, so that most taps lie in the row of the tap before them
+            for (int64_t k = 0; k < kernels; ++k)
                 for (int b = -1; b <= 1; ++b) {
                     const int y = a * (int)least(dilations[k], height - 1);
                     const int x = b * (int)least(dilations[k], width - 1);
@@ -146,17 +148,21 @@ struct Place {  // of a task in the whole
           first(part % cut.chunks * cut.rows), last(least(first + cut.rows, height)) {}
 };
 
-// merged[tap][channel in line] of one line: the sum of alpha_k * weight_k over the taps k that share a place; zeros behind
-// the last channel. Made anew in every call: the weights may have changed.
+// merged[tap][channel in line] of one line: the sum of alpha_k * weight_k over the taps k that share a place; zeros
+// behind the last channel. Made anew in every call: the weights may have changed.
 template <class T>
-void merge_weights(const Taps &taps, const T *weight, const T *alpha, int64_t kernels, int64_t channels, int64_t line, T *merged) {
+void merge_weights(const Taps &taps, const T *weight, const T *alpha, int64_t kernels, int64_t channels, int64_t line,
+                   T *merged) {
     memset(merged, 0, (size_t)taps.count * kLineBytes);
-    const int64_t first = line * kLine<T>, last = least(first + kLine<T>, channels);
+    const int64_t first = line * kLine<T>, valid = least(channels - first, kLine<T>);
     for (int64_t k = 0; k < kernels; ++k)
-        for (int64_t e = first; e < last; ++e) {
-            const T *from = weight + (k * channels + e) * 9;
-            const int *of = taps.of + k * 9;
-            for (int tap = 0; tap < 9; ++tap) merged[of[tap] * kLine<T> + e - first] += alpha[k] * from[tap];
+        for (int tap = 0; tap < 9; ++tap) {
+            const T *from = weight + (k * channels + first) * 9 + tap;
+            T *to = merged + taps.of[k * 9 + tap] * kLine<T>;
+            if (valid == kLine<T>)
+                for (int e = 0; e < kLine<T>; ++e) to[e] += alpha[k] * from[e * 9];
+            else
+                for (int64_t e = 0; e < valid; ++e) to[e] += alpha[k] * from[e * 9];
         }
 }
 
@@ -181,6 +187,20 @@ template <class T> struct Tap {
     const T *weight;  // one line
 };
 
+// Points the taps of row i at its packed neighbours: `rows` is the ring's first row of a state, its rows lie `row_stride`
+// apart, and their pixel 0 lies at `inside`.
+template <class T>
+SF_INLINE void aim_taps(const Taps &taps, const RingPlace &ring, int64_t height, const T *rows, int64_t row_stride,
+                        int64_t inside, const T *weights, Tap<T> *aimed) {
+    const T *row = nullptr;
+    for (int t = 0; t < taps.count; ++t) {
+        if (t == 0 || taps.dy[t] != taps.dy[t - 1])
+            row = rows + ring.of(clamped(ring.row + taps.dy[t], 0, height - 1)) * row_stride + inside;
+        aimed[t].source = row + taps.dx[t] * kLine<T>;
+        aimed[t].weight = weights + t * kLine<T>;
+    }
+}
+
 // acc[p] = sum over taps of weight * source at pixel first + p.
 template <class T, int P>
 SF_INLINE void gather(const Tap<T> *taps, int count, int64_t first, vec<T> (&acc)[P][kVectors]) {
@@ -191,6 +211,7 @@ SF_INLINE void gather(const Tap<T> *taps, int count, int64_t first, vec<T> (&acc
         for (int v = 0; v < kVectors; ++v) sum[p][v] = vec<T>{};
     for (int t = 0; t < count; ++t) {
         const T *source = taps[t].source + first * kLine<T>;
+        asm("" : "+r"(source));  // one register and constant distances; GCC would keep a register for each pixel
         vec<T> weight[kVectors];
 #pragma GCC unroll 16
         for (int v = 0; v < kVectors; ++v) weight[v] = load(taps[t].weight + v * lanes<T>::count);
@@ -264,24 +285,38 @@ template <class T> struct OutputRow {
         if (C == nullptr) {
             for (int n = 0; n < states; ++n) {
                 gather<T, P>(taps + n * count, count, j, fused);
+#pragma GCC unroll 16
                 for (int p = 0; p < P; ++p) store_line(y + ((j + p) * states + n) * stride, valid, fused[p]);
             }
             return;
         }
-        vec<T> out[P][kVectors];
         for (int p = 0; p < P; ++p) {
             if (u != nullptr) __builtin_prefetch(u + (j + p + kAhead) * stride);
             __builtin_prefetch(y + (j + p + kAhead) * stride, 1);
-            if (u != nullptr) load_line(u + (j + p) * stride, valid, out[p]);
-            for (int v = 0; v < kVectors; ++v)
-                out[p][v] = u != nullptr ? out[p][v] * load(D + v * lanes<T>::count) : vec<T>{};
         }
-        for (int n = 0; n < states; ++n) {
-            gather<T, P>(taps + n * count, count, j, fused);
+        gather<T, P>(taps, count, j, fused);
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v) fused[p][v] *= C[(j + p) * states];
+        for (int n = 1; n < states; ++n) {
+            vec<T> more[P][kVectors];
+            gather<T, P>(taps + n * count, count, j, more);
+#pragma GCC unroll 16
             for (int p = 0; p < P; ++p)
-                for (int v = 0; v < kVectors; ++v) out[p][v] += C[(j + p) * states + n] * fused[p][v];
+#pragma GCC unroll 4
+                for (int v = 0; v < kVectors; ++v) fused[p][v] += C[(j + p) * states + n] * more[p][v];
         }
-        for (int p = 0; p < P; ++p) store_line(y + (j + p) * stride, valid, out[p]);
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) {
+            if (u != nullptr) {
+                vec<T> skipped[kVectors];
+                load_line(u + (j + p) * stride, valid, skipped);
+#pragma GCC unroll 4
+                for (int v = 0; v < kVectors; ++v) fused[p][v] += skipped[v] * load(D + v * lanes<T>::count);
+            }
+            store_line(y + (j + p) * stride, valid, fused[p]);
+        }
     }
 };
 

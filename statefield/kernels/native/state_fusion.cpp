@@ -45,11 +45,8 @@ template <class T> struct ForwardTask {
         const T *weights = merged + place.line * taps.count * kLine<T>;
         const RingPlace ring(ring_rows(), i);
         for (int64_t n = 0; n < shape.states; ++n)
-            for (int t = 0; t < taps.count; ++t) {
-                const int64_t row = clamped(i + taps.dy[t], 0, shape.height - 1);
-                sources[n * taps.count + t] = {packed.interior(packed_row(scratch, ring.of(row), n)) + taps.dx[t] * kLine<T>,
-                                               weights + t * kLine<T>};
-            }
+            aim_taps(taps, ring, shape.height, (T *)scratch + n * row_elements(), shape.states * row_elements(),
+                     packed.reach * (int64_t)kLine<T>, weights, sources + n * taps.count);
         const int64_t channel = place.line * kLine<T>, pixel = (place.batch * shape.height + i) * shape.width;
         const OutputRow<T> output{sources,
                                   taps.count,

@@ -59,11 +59,8 @@ template <class T> struct ScanTask {
         Tap<T> *sources = (Tap<T> *)(ring + ring_elements() + line_elements());
         const RingPlace place(ring_rows(), i);
         for (int64_t n = 0; n < shape.states; ++n)
-            for (int t = 0; t < taps.count; ++t) {
-                const int64_t row = clamped(i + taps.dy[t], 0, shape.height - 1);
-                sources[n * taps.count + t] = {packed.interior(packed_row(ring, place.of(row), n)) + taps.dx[t] * kLine<T>,
-                                               merged + (line * taps.count + t) * kLine<T>};
-            }
+            aim_taps(taps, place, shape.height, ring + n * row_elements(), shape.states * row_elements(),
+                     packed.reach * (int64_t)kLine<T>, merged + line * taps.count * kLine<T>, sources + n * taps.count);
         const int64_t channel = line * kLine<T>, pixel = scan.pixel(b, i);
         const OutputRow<T> output{sources, taps.count, (int)shape.states, C + pixel * shape.states, D + channel,
                                   scan.u + pixel * shape.channels + channel, y + pixel * shape.channels + channel,
