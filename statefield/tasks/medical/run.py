@@ -94,6 +94,8 @@ def fit(
         folder.require_free(overwrite=overwrite)
     try:
         data = build_data(recipe, dataset, splits, folder)
+        for record in splits["test"]:  # a damaged test case is said now and not after the training
+            data.store.load(record, keep=False)
         if not resume:
             folder.start(recipe_text(recipe), overwrite=overwrite)
             write_info(folder, dataset, splits)

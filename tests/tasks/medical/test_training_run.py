@@ -10,7 +10,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from fakes.medical import blobs, write_msd, write_nnunet, write_pairs, write_pairs_of_volumes, write_picture
+from fakes.medical import (
+    blobs,
+    write_msd,
+    write_nnunet,
+    write_pairs,
+    write_pairs_of_volumes,
+    write_picture,
+    write_volume,
+)
 from lightning.pytorch import Callback
 
 from statefield.errors import (
@@ -25,6 +33,7 @@ from statefield.errors import (
 from statefield.tasks.common.checkpointing import read_checkpoint, read_weights
 from statefield.tasks.common.config import NormalisationConfig, TrainerConfig, TransformConfig
 from statefield.tasks.common.run_folder import RunFolder, read_history
+from statefield.tasks.medical.experiment import Dataset
 from statefield.tasks.medical.recipe import (
     ControlConfig,
     DataConfig,
@@ -289,6 +298,45 @@ def test_a_label_outside_the_classes_is_refused_with_its_file(tmp_path):
     (root / "classes.txt").write_text("background\nsmall\n")
     with pytest.raises(LabelError, match=r"case_00\d\.png"):
         train(_recipe(root, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def _cut_in_half(image: Path, mask: Path) -> None:
+    image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
+
+
+def _mask_of_another_shape(image: Path, mask: Path) -> None:
+    write_volume(mask, np.zeros((20, 24, 7)), nib.load(mask).affine, np.uint8)
+
+
+def _with_nan(image: Path, mask: Path) -> None:
+    values = np.asarray(nib.load(image).dataobj, dtype=np.float32)
+    values[3, 2, 1] = np.nan
+    write_volume(image, values, nib.load(image).affine, np.float32)
+
+
+def _foreign_label(image: Path, mask: Path) -> None:
+    write_volume(mask, np.full((20, 24, 8), 7), nib.load(mask).affine, np.uint8)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_cut_in_half, "cut off or damaged"),
+        (_mask_of_another_shape, "shapes .* differ"),
+        (_with_nan, "NaN"),
+        (_foreign_label, "label values 7"),
+    ],
+)
+def test_a_bad_file_in_any_split_is_named_before_training_begins(tmp_path, split, damage, message):
+    data = write_nnunet(tmp_path / "data", num_cases=6, num_test=0, channels=("T1",))
+    recipe = _recipe(data, tmp_path / "run")
+    record = Dataset.of(recipe).records(split)[0]
+    damage(record.images[0], record.mask)
+    with pytest.raises(StatefieldError, match=message) as caught:
+        fit(recipe)
+    assert f"{record.case}" in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
