@@ -21,7 +21,7 @@ demo: install
 	$(BIN)/statefield medical train --config recipes/medical/demo.yaml --overwrite true
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup  # two workers of one thread: no core is fought for
 
 check: install
 	$(BIN)/ruff check .
