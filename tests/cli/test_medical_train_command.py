@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import pytest
 from fakes.medical import write_pairs
+from rich.console import Console
 
 from statefield.cli.main import main
+from statefield.cli.training_progress import TrainingBar
 from statefield.tasks.common.run_folder import RunFolder
-from statefield.tasks.medical.recipe import read_recipe
+from statefield.tasks.medical.recipe import parse, read_recipe, recipe_from, recipe_parser
+from statefield.tasks.medical.run import fit
 
 
 def _options(data: Path, run: Path) -> list[str]:
@@ -57,6 +61,16 @@ def test_train_prints_the_comparison_and_where_everything_is(data, tmp_path, cap
     assert main(["medical", "test", "--run", str(run), "--split", "val", "--output", str(tmp_path / "val")]) == 0
     assert (tmp_path / "val" / "metrics.json").exists()
     assert str(tmp_path / "val" / "report.html") in capsys.readouterr().out
+
+
+def test_on_a_terminal_training_is_one_bar_with_loss_and_scores(data, tmp_path):
+    shown = io.StringIO()
+    bar = TrainingBar(Console(file=shown, force_terminal=True, width=160))
+    parser = recipe_parser()
+    fit(recipe_from(parser, parse(parser, _options(data, tmp_path / "run"))), callbacks=[bar])
+    assert "epoch 1/1" in shown.getvalue()
+    assert "2/2" in shown.getvalue()
+    assert "loss " in shown.getvalue()
 
 
 def test_options_override_the_recipe_and_the_run_keeps_what_was_used(data, tmp_path):
@@ -129,7 +143,7 @@ def test_a_recipe_that_is_no_recipe_is_refused(tmp_path, capsys, text):
 
 def test_testing_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
     assert main(["medical", "test", "--run", str(tmp_path)]) == 2
-    assert "not a run folder" in capsys.readouterr().err
+    assert "not a run folder" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_interrupt_from_the_keyboard_ends_with_status_130_and_can_be_resumed(data, tmp_path, monkeypatch, capsys):

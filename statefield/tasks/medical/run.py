@@ -284,6 +284,10 @@ def _require_possible(settings: TrainerConfig) -> None:
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise ConfigError(f"trainer.{name} = {value}: 1 or more is needed.")
+    if settings.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError(
+            "trainer.accelerator is 'gpu', but torch finds no GPU here (`statefield doctor` says why): use auto or cpu."
+        )
     if settings.max_epochs % settings.val_every_epochs and not settings.fast_dev_run:
         raise ConfigError(
             f"trainer.val_every_epochs = {settings.val_every_epochs} does not divide trainer.max_epochs = "

@@ -256,6 +256,12 @@ def test_thresholds_are_scored_beside_the_net_when_the_recipe_asks(tmp_path):
         ({"model": dataclasses.replace(TINY, average_decay=1.5)}, ConfigError, "average_decay"),
         ({"trainer": TrainerConfig(max_epochs=3, val_every_epochs=2)}, ConfigError, "does not divide"),
         ({"trainer": TrainerConfig(max_epochs=0)}, ConfigError, "trainer.max_epochs"),
+        pytest.param(
+            {"trainer": TrainerConfig(accelerator="gpu")},
+            ConfigError,
+            "no GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_written(tmp_path, change, error, message):
