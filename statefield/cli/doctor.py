@@ -6,6 +6,8 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -38,19 +40,30 @@ def doctor(argv: list[str]) -> int:
     )
     parser.add_argument("--brief", action="store_true", help="a few lines: what runs, what is slower, what is wrong")
     brief = parser.parse_args(argv).brief
-    logging.getLogger("statefield").setLevel(logging.ERROR)  # what the library would warn of stands in the tables
-
     console = Console()
-    if not brief:
-        _print_versions(console)
-        _print_machine(console)
-        _print_implementations(console)
-    wrong = _print_checks(console, brief)
-    if brief:
-        _print_summary(console)
+    with _quiet_library():
+        if not brief:
+            _print_versions(console)
+            _print_machine(console)
+            _print_implementations(console)
+        wrong = _print_checks(console, brief)
+        if brief:
+            _print_summary(console)
     for warning in _warnings():
         console.print(f"[bold yellow]warning[/] {warning}", highlight=False)
     return 1 if wrong else 0
+
+
+@contextmanager
+def _quiet_library() -> Iterator[None]:
+    """Without the library's own warnings: what they would say stands in the tables."""
+    library = logging.getLogger("statefield")
+    level = library.level
+    library.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        library.setLevel(level)
 
 
 class _Lines(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
