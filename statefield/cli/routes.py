@@ -22,7 +22,7 @@ def routes(argv: list[str]) -> int:
         width = max(map(len, ROUTES))
         for name, entry in ROUTES.items():
             grids = ", ".join(f"{dims}-D" for dims in entry.spatial_dims)
-            print(f"{name:<{width}}  {grids:<8}  {entry.summary}")
+            print(f"{name:<{width}}  {grids:<13}  {entry.summary}")
         print("\nNAME~ is the route walked backwards. Draw one: statefield routes NAME --shape 4 6")
         return 0
     steps = inverse_order(route_order(options.name, tuple(options.shape))).view(options.shape).tolist()

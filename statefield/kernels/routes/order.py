@@ -60,7 +60,7 @@ def route_order(name: str, shape: Shape) -> torch.Tensor:
 
     Args:
         name: a registered route, with `~` behind it for the reversed one ("snake", "snake~").
-        shape: sizes of the grid's axes, (H, W) or (D, H, W), each >= 1.
+        shape: sizes of the grid's axes, (H, W), (D, H, W), (T, H, W) for a video, or (L,), each >= 1.
     Returns:
         int64 [L], L = prod(shape): the raster index of the cell visited at each step, a permutation of range(L).
     Raises:
