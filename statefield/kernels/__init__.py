@@ -1,8 +1,21 @@
 """State-space operators on tensors: floor 0 of the house. Imports torch and numpy, triton only when it is used."""
 
 from statefield.kernels._choice import KernelRow, implementations, use_kernels
+from statefield.kernels.non_causal_ssd import non_causal_ssd
 from statefield.kernels.selective_scan import selective_scan
+from statefield.kernels.ssd import ssd
 from statefield.kernels.state_fusion import state_fusion
 from statefield.kernels.structure_aware_scan import structure_aware_scan
+from statefield.kernels.wkv import wkv
 
-__all__ = ["KernelRow", "implementations", "selective_scan", "state_fusion", "structure_aware_scan", "use_kernels"]
+__all__ = [
+    "KernelRow",
+    "implementations",
+    "non_causal_ssd",
+    "selective_scan",
+    "ssd",
+    "state_fusion",
+    "structure_aware_scan",
+    "use_kernels",
+    "wkv",
+]

@@ -1,13 +1,15 @@
 """The table of systems: from the class and arguments that a golden names to our module or function.
 
-A later system adds its builders here (or in a module of its own that this one imports): a function of the golden's
-`kwargs` under `@builder(system, official class)`.
+A later system adds its builders here or, as operators do, in a module `operators_<op>.py` of its own, which this one
+finds: a function of the golden's `kwargs` under `@builder(system, official class)`.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -166,3 +168,7 @@ def _channels_first(states: Tensor) -> Tensor:
     """[B, H, W, N, E] -> [B, E, H, W], or [B, E, N, H, W] where N > 1."""
     states = states.permute(0, 4, 3, 1, 2)
     return states.squeeze(2) if states.shape[2] == 1 else states
+
+
+for _path in sorted(Path(__file__).parent.glob("operators_*.py")):  # last, because they import `builder` from here
+    importlib.import_module(_path.stem)
