@@ -54,8 +54,8 @@ def ssd_chunked(
     B_mgqn, C_mgqn = (by_chunk(weights.to(dtype)).transpose(2, 3) for weights in (B, C))  # [b, M, g, Q, n]
     cum = _RunningSum(step * A)
 
-    # Above the diagonal the difference is positive and exp may be infinite. On it the difference is 0, but its gradients
-    # would be added to a running sum and taken off again, which drowns the small ones of a strong decay in rounding.
+    # Above the diagonal the difference is positive and exp may be infinite. On it the difference is 0, but its
+    # gradients would be added to a running sum and taken off again: under strong decay the rest drowns in rounding.
     within = cum.until_each_from_each().tril(-1).exp().tril()
     scores = (C_mgqn @ B_mgqn.transpose(3, 4)).unsqueeze(3)  # [b, M, g, 1, Q, Q]
     scores = (scores * within.unflatten(2, (groups, in_group))).flatten(2, 3)  # [b, M, h, Q, Q]

@@ -158,10 +158,10 @@ def _flops(x: Any, dt: Any, A: Any, B: Any, C: Any, *rest: Any, **more: Any) -> 
 
 
 def _flops_backward(
-    grad_y: Any, grad_last: Any, states: Any, x: Any, dt: Any, A: Any, B: Any, *r: Any, **m: Any
+    grad_y: Any, grad_last: Any, states: Any, x: Any, dt: Any, A: Any, B: Any, *rest: Any, **more: Any
 ) -> int:
     """Counted as torch counts a backward: two products for every one of the forward."""
-    chunk = m["chunk"] if "chunk" in m else r[8]
+    chunk = more["chunk"] if "chunk" in more else rest[8]
     return 2 * matrix_product_flops(x, B, chunk)
 
 

@@ -40,7 +40,7 @@ def ssd_reference(
         2 chunk, ... as [b, ceil(L / chunk), h, n, p]. States are float32 (float64 for float64 inputs).
     """
     dtype = state_dtype(x.dtype)
-    batch, length, heads, channels = x.shape
+    batch, _, heads, channels = x.shape
     given, x = x, x.to(dtype)
     step = step_sizes(dt.to(dtype), dt_bias, dt_softplus, dt_min, dt_max)
     decay = torch.exp(step * A.to(dtype))
