@@ -91,7 +91,7 @@ def read_case(path: Path) -> GoldenCase:
 
 def official_class(meta: dict[str, Any]) -> str:
     """The class or function that a golden names, without its module: `models/net.py:Net` and `models.Net` are Net."""
-    return re.split(r"[:./]", meta["cls"].split("(")[0].strip())[-1]
+    return re.split(r"[:./]", meta["cls"].split("(")[0])[-1].strip()
 
 
 def _case(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> GoldenCase:
