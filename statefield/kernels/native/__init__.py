@@ -10,16 +10,15 @@ import ctypes
 import functools
 import importlib.metadata
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from statefield.errors import KernelUnavailable
+from statefield.kernels.native.memory import new_empty as new_empty
 
 ABI_VERSION = 2  # equal to SF_ABI_VERSION in abi.h; raised together when an entry point changes its meaning
-_HUGE_FROM_BYTES = 4 << 20
 _FILE = "libstatefield_native.so"
 
 
@@ -50,7 +49,6 @@ def _load() -> tuple[ctypes.CDLL | None, Path | None, str]:
     except OSError as error:
         return None, path, f"{path} could not be loaded ({error})"
     library.sf_abi_version.restype = ctypes.c_int
-    library.sf_advise_huge_pages.restype = None
     library.sf_isa.restype = ctypes.c_char_p
     library.sf_isas_supported.restype = ctypes.c_char_p
     built = library.sf_abi_version()
@@ -120,19 +118,6 @@ def pointer(tensor: torch.Tensor | None) -> int | None:
     assert tensor.is_contiguous(), "native kernels take contiguous tensors"
     assert tensor.device.type == "cpu", "native kernels take CPU tensors"
     return tensor.data_ptr()
-
-
-def new_empty(like: torch.Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
-    """`like.new_empty(shape)` for an output that the kernel will fill, on 2 MiB pages where it is large.
-
-    Fresh memory costs a page fault for every 4 KiB, which for a 50 MB output takes longer than a scan over it.
-    """
-    tensor = like.new_empty(shape, dtype=dtype)
-    size = tensor.numel() * tensor.element_size()
-    library = _load()[0]
-    if library is not None and size >= _HUGE_FROM_BYTES:
-        library.sf_advise_huge_pages(ctypes.c_void_p(tensor.data_ptr()), ctypes.c_int64(size))
-    return tensor
 
 
 def threads() -> int:

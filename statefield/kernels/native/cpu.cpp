@@ -1,10 +1,6 @@
 // Compiled once, for the oldest CPU: which of the built instruction sets this CPU runs.
 #include "abi.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #define SF_PUBLIC extern "C" __attribute__((visibility("default")))
 
 namespace {
@@ -47,18 +43,5 @@ SF_PUBLIC const char *sf_isa() {
     return "neon";
 #else
     return runs_avx512() ? "avx512" : runs_avx2() ? "avx2" : "plain";
-#endif
-}
-
-// Asks for 2 MiB pages inside [data, data + bytes). A fresh output of 50 MB otherwise costs 12,000 page faults, which
-// take longer than the scan itself. Advice only: where the system declines, nothing changes.
-SF_PUBLIC void sf_advise_huge_pages(void *data, int64_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    const uintptr_t page = 4096;
-    const uintptr_t begin = ((uintptr_t)data + page - 1) / page * page;
-    const uintptr_t end = ((uintptr_t)data + (uintptr_t)bytes) / page * page;
-    if (end > begin) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
-#else
-    (void)data, (void)bytes;
 #endif
 }

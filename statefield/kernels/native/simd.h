@@ -125,12 +125,32 @@ template <typename T>
 SF_INLINE void store(T *p, vec<T> x) {
     *(typename lanes<T>::loose *)p = x;
 }
+// Stores past the caches, for results so large that the caches would have lost them before anybody reads them: the line is
+// written without being read first. `p` is a multiple of the vector's size. `drain_streams` before others read it.
+#if defined(__x86_64__)
+SF_INLINE void stream(float *p, vec<float> x) {
+#if defined(SF_ISA_avx512)
+    _mm512_stream_ps(p, x);
+#elif defined(SF_ISA_avx2)
+    _mm256_stream_ps(p, x);
+#else
+    _mm_stream_ps(p, x);
+#endif
+}
+SF_INLINE void drain_streams() { _mm_sfence(); }
+#else
+SF_INLINE void stream(float *p, vec<float> x) { store(p, x); }
+SF_INLINE void drain_streams() {}
+#endif
+SF_INLINE void stream(double *p, vec<double> x) { store(p, x); }
+
 // A vector or a twin from p on.
 template <typename P>
 struct memory {
     using T = scalar_of<P>;
     static SF_INLINE P read(const T *p) { return load(p); }
     static SF_INLINE void write(T *p, P x) { store(p, x); }
+    static SF_INLINE void stream_to(T *p, P x) { stream(p, x); }
 };
 template <typename V>
 struct memory<twin<V>> {
@@ -140,6 +160,10 @@ struct memory<twin<V>> {
     static SF_INLINE void write(T *p, twin<V> x) {
         store(p, x.a);
         store(p + W, x.b);
+    }
+    static SF_INLINE void stream_to(T *p, twin<V> x) {
+        stream(p, x.a);
+        stream(p + W, x.b);
     }
 };
 // The first `count` lanes; the others are zero, and memory behind them is not touched.
