@@ -1,6 +1,7 @@
 """State-space operators on tensors: floor 0 of the house. Imports torch and numpy, triton only when it is used."""
 
 from statefield.kernels._choice import KernelRow, implementations, use_kernels
+from statefield.kernels.mlstm import mlstm
 from statefield.kernels.non_causal_ssd import non_causal_ssd
 from statefield.kernels.selective_scan import selective_scan
 from statefield.kernels.ssd import ssd
@@ -11,6 +12,7 @@ from statefield.kernels.wkv import wkv
 __all__ = [
     "KernelRow",
     "implementations",
+    "mlstm",
     "non_causal_ssd",
     "selective_scan",
     "ssd",
