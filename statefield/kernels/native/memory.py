@@ -48,9 +48,8 @@ class RecycledMemory:
         block = self._take(count * dtype.itemsize)
         view = memoryview(block)
         weakref.finalize(view, self._give_back, block).atexit = False
-        bytes_ = torch.frombuffer(view, dtype=torch.uint8)  # holds `view`, and so the block, as long as it lives
-        start = -bytes_.data_ptr() % _PAGE
-        return torch.empty(0, dtype=dtype).set_(bytes_.untyped_storage(), start // dtype.itemsize, tuple(shape))
+        start = -torch.frombuffer(view, dtype=torch.uint8).data_ptr() % _PAGE
+        return torch.frombuffer(view, dtype=dtype, count=count, offset=start).view(*shape)  # it holds `view`
 
     def _take(self, size: int) -> mmap.mmap:
         size = -(-size // _PAGE) * _PAGE + _PAGE  # one page more, so that the tensor can begin at a page's boundary
