@@ -1,259 +1,35 @@
-// The selective scan backward. A task is a slot: some blocks of channels of one sequence and group. A block is walked from
-// its last chunk to its first; the states of a chunk are computed again from the state kept before it.
-//
-// With a_t = exp(dt_t A), h_t = a_t h_{t-1} + dt_t x_t B_t, y_t = sum_n C_t h_t + D x_t, and g_t the gradient of h_t:
-//     g_t = C_t dy_t + a_{t+1} g_{t+1}            dC_t = sum_d dy_t h_t        dB_t = sum_d g_t dt_t x_t
-//     d(dt x)_t = sum_n g_t B_t                   dA = sum_t (g_t h_{t-1} a_t) dt_t
-//     d(dt)_t = x_t d(dt x)_t + sum_n (g_t h_{t-1} a_t) A
-// Sums over channels are taken in the order of the blocks, sums over time from the end: the same on every run.
-#include "selective_scan.h"
-
-#include "selective_scan_block.h"
+// The selective scan backward. A task is a slot: some blocks of channels of one sequence and group.
+#include "selective_scan_backward_steps.h"
 
 namespace SF_ISA {
 namespace {
 
-// Working memory of a task for one block and one chunk; [v][t] are `chunk` vectors for each vector of channels.
 template <typename T>
-struct chunk_tables {
-    using V = vec<T>;
-    V *dt, *dtx, *dy;          // [v][t] step size, step size times input, gradient of y before the gate
-    V *grad_dt, *grad_dtx;     // [v][t] sums over the states
-    V *y;                      // [v][t] y before the gate; only where there is one
-    V *decay, *h;              // [t], [t + 1] of the vector and state at hand
-    V *sum_b, *sum_c;          // [t] of the state at hand, lanes still apart
-    V *carry, *grad_A;         // [v][n] gradient that flows to the chunk before; sum over time
-    V *grad_b, *grad_c;        // [v][n] where B, C are constant in time
-    V *grad_D, *grad_bias;     // [v]
-
-    static int64_t count(const sf_scan &s, int64_t vectors) {
-        return vectors * (5 + (s.z.data != nullptr)) * s.chunk + 4 * s.chunk + 1 + vectors * (4 * s.states + 2);
-    }
-    chunk_tables(const sf_scan &s, int64_t vectors, V *memory) {
-        const int64_t table = vectors * s.chunk, small = vectors * s.states;
-        auto take = [&memory](int64_t size) {
-            V *const mine = memory;
-            memory += size;
-            return mine;
-        };
-        dt = take(table), dtx = take(table), dy = take(table), grad_dt = take(table), grad_dtx = take(table);
-        y = take(s.z.data ? table : 0);
-        decay = take(s.chunk), h = take(s.chunk + 1), sum_b = take(s.chunk), sum_c = take(s.chunk);
-        carry = take(small), grad_A = take(small), grad_b = take(small), grad_c = take(small);
-        grad_D = take(vectors), grad_bias = take(vectors);
-    }
-};
-
-template <typename T, bool ConstantB, bool ConstantC, bool Decaying>
-struct backward_steps {
-    static constexpr int W = lanes<T>::count;
-    using V = vec<T>;
-
-    const sf_scan &s;
-    const block<T> &k;
-    const chunk_tables<T> &m;
-    T *const grad_B, *const grad_C;  // this slot's rows of this sequence and group, [L, G, N] from group g on
-    const bool first_block;          // of the slot: its sums are stored, those of the others added
-
-    static SF_INLINE V read(const T *from, int64_t left) { return left >= W ? load(from) : load_part(from, left); }
-    static SF_INLINE void write(T *to, V x, int64_t left) {
-        if (left >= W)
-            store(to, x);
-        else
-            store_part(to, x, left);
-    }
-
-    // Fills dt, dtx, dy and clears the sums, for the steps [t0, t0 + steps).
-    void prepare(int64_t t0, int64_t steps) const {
-        const rows<T> u(s.u, k.batch, k.first), delta(s.delta, k.batch, k.first), z(s.z, k.batch, k.first);
-        const rows<T> grad_out(s.grad_out, k.batch, k.first);
-        for (int64_t t = 0; t < steps; ++t) {
-            const T *u_t = u.at(t0 + t), *delta_t = delta.at(t0 + t), *dy_t = grad_out.at(t0 + t);
-            for (int64_t v = 0; v < k.vectors; ++v) {
-                const int64_t place = v * s.chunk + t, left = k.width - v * W;
-                V step = read(delta_t + v * W, left) + k.bias[v];
-                if (s.softplus) step = softplus(step);
-                const V x = read(u_t + v * W, left);
-                V dy = read(dy_t + v * W, left);
-                m.dt[place] = step;
-                m.dtx[place] = step * x;
-                m.grad_dt[place] = V{};
-                m.grad_dtx[place] = V{};
-                if (s.z.data) {
-                    const V gate = read(z.at(t0 + t) + v * W, left);
-                    dy *= gate * sigmoid(gate);
-                    m.y[place] = k.D[v] * x;
-                }
-                m.dy[place] = dy;
-            }
-        }
-    }
-
-    // State n of vector v through the chunk, forwards and back.
-    template <bool Gated>
-    SF_INLINE void state(int64_t v, int64_t n, const T *B, const T *C, int64_t row_b, int64_t row_c, int64_t steps) const {
-        const int64_t place = v * s.states + n;
-        const V A2 = k.A2[place], A = A2 * splat((T)(1 / LOG2E));
-        const V *dt = m.dt + v * s.chunk, *dtx = m.dtx + v * s.chunk, *dy = m.dy + v * s.chunk;
-        V *y = m.y + v * s.chunk;
-        V *const decay = m.decay, *const h = m.h;
-        const V constant_b = ConstantB ? k.B[place] : V{}, constant_c = ConstantC ? k.C[place] : V{};
-
-        V now = h[0];
-        for (int64_t t = 0; t < steps; ++t) {
-            const V a = Decaying ? exp2_nonpositive(dt[t] * A2) : exp2(dt[t] * A2);
-            decay[t] = a;
-            now = a * now + dtx[t] * (ConstantB ? constant_b : splat(B[t * row_b]));
-            h[t + 1] = now;
-            if (Gated) y[t] += now * (ConstantC ? constant_c : splat(C[t * row_c]));
-        }
-
-        V g = m.carry[place], sum_A{}, sum_b{}, sum_c{};
-        V *grad_dt = m.grad_dt + v * s.chunk, *grad_dtx = m.grad_dtx + v * s.chunk;
-        for (int64_t t = steps - 1; t >= 0; --t) {
-            g += dy[t] * (ConstantC ? constant_c : splat(C[t * row_c]));
-            if (ConstantC)
-                sum_c += dy[t] * h[t + 1];
-            else
-                m.sum_c[t] += dy[t] * h[t + 1];
-            if (ConstantB)
-                sum_b += g * dtx[t];
-            else
-                m.sum_b[t] += g * dtx[t];
-            grad_dtx[t] += g * (ConstantB ? constant_b : splat(B[t * row_b]));
-            g *= decay[t];
-            const V through = g * h[t];
-            sum_A += through * dt[t];
-            grad_dt[t] += through * A;
-        }
-        m.carry[place] = g;
-        m.grad_A[place] += sum_A;
-        if (ConstantB) m.grad_b[place] += sum_b;
-        if (ConstantC) m.grad_c[place] += sum_c;
-    }
-
-    template <bool Gated>
-    void states(int64_t chunk, int64_t t0, int64_t steps) const {
-        const rows<T> B(s.B, k.batch, k.group * s.states), C(s.C, k.batch, k.group * s.states);
-        const T *B_0 = ConstantB ? nullptr : B.at(t0), *C_0 = ConstantC ? nullptr : C.at(t0);
-        for (int64_t n = 0; n < s.states; ++n) {
-            for (int64_t t = 0; t < steps; ++t) m.sum_b[t] = m.sum_c[t] = V{};
-            const T *kept = k.kept_row(s, chunk, n);
-            for (int64_t v = 0; v < k.vectors; ++v) {
-                m.h[0] = read(kept + v * W, k.width - v * W);
-                state<Gated>(v, n, B_0 + n, C_0 + n, B.stride, C.stride, steps);
-            }
-            const int64_t row = s.groups * s.states;
-            for (int64_t t = 0; t < steps; ++t) {
-                if (!ConstantB) add(grad_B + (t0 + t) * row + n, sum_lanes<T>(m.sum_b[t]));
-                if (!ConstantC) add(grad_C + (t0 + t) * row + n, sum_lanes<T>(m.sum_c[t]));
-            }
-        }
-    }
-    SF_INLINE void add(T *to, T sum) const { *to = first_block ? sum : *to + sum; }
-
-    // The gradients of u, delta and z, and the sums for D and the bias.
-    void conclude(int64_t t0, int64_t steps) const {
-        const rows<T> u(s.u, k.batch, k.first), delta(s.delta, k.batch, k.first), z(s.z, k.batch, k.first);
-        const rows<T> grad_out(s.grad_out, k.batch, k.first);
-        const int64_t start = (k.batch * s.length + t0) * s.channels + k.first;
-        for (int64_t t = 0; t < steps; ++t) {
-            const T *u_t = u.at(t0 + t), *delta_t = delta.at(t0 + t);
-            T *grad_u = (T *)s.grad_u + start + t * s.channels, *grad_delta = (T *)s.grad_delta + start + t * s.channels;
-            for (int64_t v = 0; v < k.vectors; ++v) {
-                const int64_t place = v * s.chunk + t, left = k.width - v * W;
-                const V x = read(u_t + v * W, left), dy = m.dy[place];
-                write(grad_u + v * W, m.grad_dtx[place] * m.dt[place] + k.D[v] * dy, left);
-                V slope = m.grad_dt[place] + m.grad_dtx[place] * x;
-                if (s.softplus) slope *= softplus_slope(read(delta_t + v * W, left) + k.bias[v]);
-                write(grad_delta + v * W, slope, left);
-                m.grad_bias[v] += slope;
-                m.grad_D[v] += dy * x;
-                if (s.z.data) {
-                    const V gate = read(z.at(t0 + t) + v * W, left), open = sigmoid(gate), one = splat<T>(1);
-                    const V dz = read(grad_out.at(t0 + t) + v * W, left) * m.y[place] * open * (one + gate * (one - open));
-                    write((T *)s.grad_z + start + t * s.channels + v * W, dz, left);
-                }
-            }
-        }
-    }
-
-    static SF_INLINE vf softplus_slope(vf x) { return x > splat(20.0f) ? splat(1.0f) : sigmoid(x); }
-    static SF_INLINE vd softplus_slope(vd x) { return x > splat(20.0) ? splat(1.0) : sigmoid(x); }
-
-    void run() const {
-        const int64_t last = (s.length - 1) / s.chunk;
-        for (int64_t chunk = last; chunk >= 0; --chunk) {
-            const int64_t t0 = chunk * s.chunk, steps = s.length - t0 < s.chunk ? s.length - t0 : s.chunk;
-            prepare(t0, steps);
-            if (s.z.data)
-                states<true>(chunk, t0, steps);
-            else
-                states<false>(chunk, t0, steps);
-            conclude(t0, steps);
-        }
-    }
-};
-
-template <typename T, bool ConstantB, bool ConstantC>
-void run_block(const sf_scan &s, const block<T> &k, const chunk_tables<T> &m, T *grad_B, T *grad_C, bool first_block) {
-    if (s.softplus && k.decaying)
-        backward_steps<T, ConstantB, ConstantC, true>{s, k, m, grad_B, grad_C, first_block}.run();
-    else
-        backward_steps<T, ConstantB, ConstantC, false>{s, k, m, grad_B, grad_C, first_block}.run();
-}
-
-template <typename T>
-void run_slot(const sf_scan &s, int64_t sequence, int64_t slot, int64_t vectors, int64_t most, void *memory) {
-    using V = vec<T>;
-    const int64_t batch = sequence / s.groups, group = sequence % s.groups, N = s.states;
+void run_slot(const sf_scan &s, int64_t sequence, int64_t slot, int64_t vectors, void *memory) {
+    const in_order walk(s);
+    const int64_t batch = sequence / s.groups, group = sequence % s.groups, N = s.states, most = most_vectors(s);
     const int64_t begin = slot * vectors / s.slots, end = (slot + 1) * vectors / s.slots;
     const int64_t partial = ((slot * s.batch + batch) * s.length * s.groups + group) * N;
     T *grad_B = s.b_constant ? nullptr : (T *)s.grad_B + partial, *grad_C = s.c_constant ? nullptr : (T *)s.grad_C + partial;
-    for (int64_t v = begin; v < end; v += most) {
-        const block<T> k(s, batch, group, v, v + most < end ? v + most : end, memory);
-        const chunk_tables<T> m(s, k.vectors, (V *)memory + block<T>::bytes(s, k.vectors) / sizeof(V));
-        const int64_t of_channels = (batch * s.channels + k.first) * N;
-        k.gather(m.carry, s.grad_last ? (const T *)s.grad_last + of_channels : nullptr, N);
-        k.gather(m.grad_A, nullptr, N), k.gather(m.grad_b, nullptr, N), k.gather(m.grad_c, nullptr, N);
-        k.gather(m.grad_D, nullptr, 1), k.gather(m.grad_bias, nullptr, 1);
-
-        if (s.b_constant && s.c_constant)
-            run_block<T, true, true>(s, k, m, grad_B, grad_C, v == begin);
-        else if (s.b_constant)
-            run_block<T, true, false>(s, k, m, grad_B, grad_C, v == begin);
-        else if (s.c_constant)
-            run_block<T, false, true>(s, k, m, grad_B, grad_C, v == begin);
-        else
-            run_block<T, false, false>(s, k, m, grad_B, grad_C, v == begin);
-
-        k.scatter((T *)s.grad_A + of_channels, m.grad_A, N);
-        if (s.b_constant) k.scatter((T *)s.grad_B + of_channels, m.grad_b, N);
-        if (s.c_constant) k.scatter((T *)s.grad_C + of_channels, m.grad_c, N);
-        if (s.grad_initial) k.scatter((T *)s.grad_initial + of_channels, m.carry, N);
-        if (s.grad_D) k.scatter((T *)s.grad_D + batch * s.channels + k.first, m.grad_D, 1);
-        if (s.grad_bias) k.scatter((T *)s.grad_bias + batch * s.channels + k.first, m.grad_bias, 1);
-    }
+    for (int64_t v = begin; v < end; v += most)
+        run_vectors<T, true>(s, walk, batch, group, v, v + most < end ? v + most : end, grad_B, grad_C, v == begin,
+                             memory);
 }
 
 template <typename T>
 int backward(const sf_scan &s) {
     const int64_t group_channels = s.channels / s.groups;
     const int64_t vectors = (group_channels + lanes<T>::count - 1) / lanes<T>::count;
-    // The tables of a block stay in the second-level cache.
-    const int64_t most_of_cache = 131072 / (6 * s.chunk * SF_VECTOR_BYTES);
-    const int64_t most = most_of_cache < 1 ? 1 : most_of_cache;
-    const size_t bytes = block<T>::bytes(s, most) + (size_t)chunk_tables<T>::count(s, most) * sizeof(vec<T>);
     int failed = 0;
 #pragma omp parallel for num_threads(s.threads) schedule(dynamic, 1)
     for (int64_t task = 0; task < s.batch * s.groups * s.slots; ++task) {
         const flush_denormals guard;
-        aligned_buffer memory(bytes);
+        aligned_buffer memory(working_bytes<T>(s));
         if (!memory.data) {
             __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
             continue;
         }
-        run_slot<T>(s, task / s.slots, task % s.slots, vectors, most, memory.data);
+        run_slot<T>(s, task / s.slots, task % s.slots, vectors, memory.data);
     }
     return failed ? SF_NO_MEMORY : SF_OK;
 }

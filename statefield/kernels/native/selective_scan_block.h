@@ -32,6 +32,27 @@ struct rows {
     SF_INLINE const T *at(int64_t t) const { return base ? base + t * stride : nullptr; }
 };
 
+// Which row of its tensors a sequence has at a step. In order: row t at step t, and results are stored.
+struct in_order {
+    static constexpr bool adds = false, streams = true;
+    const int64_t out_row, delta_row, weights_row;  // from row to row of out (or grad_u), grad_delta, grad_B: elements
+
+    explicit in_order(const sf_scan &s)
+        : out_row(s.channels), delta_row(s.channels), weights_row(s.groups * s.states) {}
+    SF_INLINE int64_t row(int64_t t) const { return t; }
+    SF_INLINE int64_t row_ahead(int64_t t) const { return t + 2; }
+};
+// Along a route: step t is at token order[t], and where another route has been before, results are added.
+struct along_route {
+    static constexpr bool streams = false;  // the next route reads what this one has written
+    const int64_t *order;
+    const int64_t last, out_row, delta_row, weights_row;
+    const bool adds;
+
+    SF_INLINE int64_t row(int64_t t) const { return order[t]; }
+    SF_INLINE int64_t row_ahead(int64_t t) const { return order[t + 2 < last ? t + 2 : last]; }
+};
+
 template <typename T>
 struct block {
     using V = vec<T>;
