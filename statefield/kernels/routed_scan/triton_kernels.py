@@ -2,8 +2,8 @@
 
 They walk time as the kernels of the selective scan do (selective_scan/triton_kernels.py tells how, and has the parts
 that are shared), with one difference: step t of route k reads and writes the rows of token order[k, t]. Channels lie
-side by side in memory, so a gathered row is read in whole sectors, as a row in raster order is; the order itself is read
-one tile ahead, so that no address waits for it.
+side by side in memory, so a gathered row is read in whole sectors, as a row in raster order is. Where outputs are made,
+the order is read one tile ahead, so that no address waits for it.
 
 Routes are walked by programs of their own, or one after the other by the same program, which then adds each to what the
 routes before it left at the token (forward: y; backward: grad_x of a shared x). That needs no atomics: a token and a
