@@ -66,7 +66,7 @@ int fusion_forward(const T *h, const T *weight, const T *alpha, const T *C, cons
                    const int64_t *sizes, const int64_t *dilations, int64_t kernels, int64_t threads) {
     const Shape shape{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]};
     const Taps taps(dilations, kernels, shape.height, shape.width);
-    const Cut cut(shape, kLine<T>);
+    const Cut cut = Cut::even(shape, kLine<T>, threads);
     aligned_buffer weights((size_t)(cut.lines * (taps.count + 1)) * kLineBytes);
     if (taps.memory.data == nullptr || weights.data == nullptr) return SF_NO_MEMORY;
     T *merged = (T *)weights.data, *D_lines = merged + cut.lines * taps.count * kLine<T>;
