@@ -3,6 +3,7 @@
 from statefield.kernels._choice import KernelRow, implementations, use_kernels
 from statefield.kernels.mlstm import mlstm
 from statefield.kernels.non_causal_ssd import non_causal_ssd
+from statefield.kernels.routed_scan import routed_scan
 from statefield.kernels.selective_scan import selective_scan
 from statefield.kernels.ssd import ssd
 from statefield.kernels.state_fusion import state_fusion
@@ -14,6 +15,7 @@ __all__ = [
     "implementations",
     "mlstm",
     "non_causal_ssd",
+    "routed_scan",
     "selective_scan",
     "ssd",
     "state_fusion",

@@ -70,24 +70,19 @@ def routed_scan(
             f"routed_scan: {order.shape[0]} routes are given, and delta {list(delta.shape)} is for {delta.shape[-2]}: "
             f"delta is [b, *S, K, E]."
         )
-    last = len(spatial)  # the last spatial axis: flattened, tokens are axis 1
-    with_groups = [w if w.dim() == last + 4 else w.unsqueeze(-2) for w in (B, C)]
     tensors = (x, delta, A, B, C, D, delta_bias)
     keep_states = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    y, _ = routed_scan_op(
-        x.flatten(1, last),
-        delta.flatten(1, last),
-        A,
-        with_groups[0].flatten(1, last),
-        with_groups[1].flatten(1, last),
-        D,
-        delta_bias,
-        order,
-        delta_softplus,
-        merge,
-        keep_states,
-    )
+    y, _ = routed_scan_op(*_by_token(*tensors), order, delta_softplus, merge, keep_states)
     return y.unflatten(1, spatial)
+
+
+def _by_token(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """The operator's tensors from the public function's: the spatial axes as one, B and C with an axis of groups."""
+    last = delta.dim() - 3  # the last spatial axis
+    B, C = (weights if weights.dim() == last + 4 else weights.unsqueeze(-2) for weights in (B, C))
+    return x.flatten(1, last), delta.flatten(1, last), A, B.flatten(1, last), C.flatten(1, last), D, delta_bias
 
 
 def _check(
