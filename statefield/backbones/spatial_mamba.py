@@ -12,16 +12,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from timm.layers import ClassifierHead, DropPath, Mlp, trunc_normal_
-from timm.models import checkpoint_seq, generate_default_cfgs
-from timm.models._features import feature_take_indices
+from timm.layers import DropPath, Mlp, trunc_normal_
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from statefield.backbones._blocks import ConvNorm, DepthwiseConv, drop_path_rates, merge_phases, split_phases
+from statefield.backbones._blocks import ConvNorm, DepthwiseConv, drop_path_rates
 from statefield.backbones._mixers import StructureAwareMixer
+from statefield.backbones._pyramid import Pyramid, Stage, plan_stages, stage_widths
 from statefield.backbones._register import BackboneInfo, build_backbone, register_backbone
-from statefield.errors import ConfigError, ShapeError
 
 __all__ = ["SpatialMamba", "SpatialMambaBlock"]
 
@@ -97,26 +95,7 @@ class SpatialMambaBlock(nn.Module):
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
-class Stage(nn.Module):
-    """A `Downsample` (none before the first stage) and blocks; à trous on `dilation`^2 sub-grids where above 1."""
-
-    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], dilation: int) -> None:
-        super().__init__()
-        self.downsample = downsample
-        self.blocks = nn.Sequential(*blocks)
-        self.dilation = dilation
-        self.grad_checkpointing = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x)
-        _, height, width, _ = x.shape
-        if self.dilation > 1:
-            x = split_phases(x, self.dilation)
-        x = checkpoint_seq(self.blocks, x) if self.grad_checkpointing and self.training else self.blocks(x)
-        return merge_phases(x, self.dilation, height, width) if self.dilation > 1 else x
-
-
-class SpatialMamba(nn.Module):
+class SpatialMamba(Pyramid):
     """Spatial-Mamba as a timm model: a classifier, and the source of feature maps at strides 4, 8, 16, 32.
 
     Args:
@@ -134,6 +113,9 @@ class SpatialMamba(nn.Module):
             segmentation backbone has. Without it the maps are the classifier's own.
         drop_rate: dropout before the head. proj_drop_rate: dropout in the MLPs.
         drop_path_rate: stochastic depth of the last block; the first has 0, between them it rises linearly.
+
+    The authors' optimizer overlooks the exemption of `no_weight_decay` and decays the two-dimensional `A_log`; to
+    repeat their training to the letter, leave it out of what you exempt.
 
     Raises:
         ConfigError: an `output_stride` that cannot be had, or `dims` and `depths` of different lengths.
@@ -156,31 +138,15 @@ class SpatialMamba(nn.Module):
         proj_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        super().__init__()
         depths = tuple(depths)
-        dims = tuple(dims * 2**index for index in range(len(depths))) if isinstance(dims, int) else tuple(dims)
-        if len(dims) != len(depths):
-            raise ConfigError(f"dims {dims} and depths {depths} must name the same number of stages.")
-        if output_stride not in (8, 16, 32):
-            raise ConfigError(f"output_stride {output_stride} cannot be had from Spatial-Mamba: choose 8, 16 or 32.")
-        self.in_chans = in_chans
-        self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = dims[-1]
-        self.output_fmt = "NHWC"  # of forward_features
-        self.feature_info: list[dict[str, Any]] = []
-        self.pruned_parts: tuple[str, ...] = ()
-        self.drop_rate = drop_rate
-
-        self.stem = Stem(in_chans, dims[0])
-        self.stages = nn.Sequential()
-        reduction, dilation = 4, 1
+        dims = stage_widths(dims, depths)
         drop_paths = drop_path_rates(drop_path_rate, depths)
-        for index, channels in enumerate(dims):
+        plans = plan_stages("Spatial-Mamba", len(depths), output_stride)
+        stages = []
+        for index, (channels, plan) in enumerate(zip(dims, plans, strict=True)):
             downsample: nn.Module = nn.Identity()
             if index > 0:
-                stride, arriving = (2 if reduction < output_stride else 1), dilation
-                reduction, dilation = reduction * stride, dilation * (2 // stride)
-                downsample = Downsample(dims[index - 1], channels, stride=stride, dilation=arriving)
+                downsample = Downsample(dims[index - 1], channels, stride=plan.stride, dilation=plan.arriving)
             blocks = [
                 SpatialMambaBlock(
                     channels,
@@ -192,13 +158,17 @@ class SpatialMamba(nn.Module):
                 )
                 for rate in drop_paths[index]
             ]
-            self.stages.append(Stage(downsample, blocks, dilation))
-            self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"stages.{index}"})
-        norms: list[nn.Module] = [nn.LayerNorm(channels) for channels in dims]
-        self.feature_norms = nn.ModuleList(norms) if feature_norms else None
-        self.norm: nn.Module = nn.LayerNorm(self.num_features)
-        self.head = ClassifierHead(
-            self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=self.output_fmt
+            stages.append(Stage(downsample, blocks, plan.dilation))
+        super().__init__(
+            stem=Stem(in_chans, dims[0]),
+            stages=stages,
+            dims=dims,
+            reductions=[plan.reduction for plan in plans],
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            feature_norms=feature_norms,
+            drop_rate=drop_rate,
         )
         self.init_weights()
 
@@ -212,119 +182,6 @@ class SpatialMamba(nn.Module):
         for module in self.modules():
             if isinstance(module, StructureAwareMixer):
                 module.reset_ssm_parameters()
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """The recurrence's own parameters, which Mamba exempts; timm exempts every other vector besides.
-
-        The authors' optimizer overlooks the exemption and decays the two-dimensional `A_log`; to repeat their training
-        to the letter, leave it out of what you exempt.
-        """
-        return {name for name, _ in self.named_parameters() if name.endswith((".A_log", ".D", ".dt_bias"))}
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layer groups for layer-wise learning rates: the stem, then stages (coarse) or blocks."""
-        if coarse:
-            return {"stem": r"^stem", "blocks": [(r"^stages\.(\d+)", None), (r"^(?:norm|feature_norms)", (99999,))]}
-        return {
-            "stem": r"^stem",
-            "blocks": [
-                (r"^stages\.(\d+)\.downsample", (0,)),
-                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-                (r"^(?:norm|feature_norms)", (99999,)),
-            ],
-        }
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute blocks in the backward pass instead of keeping their activations."""
-        for stage in self.stages:
-            assert isinstance(stage, Stage)
-            stage.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh head for `num_classes` (0: none), and another pooling where `global_pool` names one."""
-        self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool)
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps of chosen stages, and the normalised last map unless `intermediates_only`.
-
-        Args:
-            x: [B, in_chans, H, W].
-            indices: stages (negative from the end), a number of last stages, or None for all.
-            norm: pass the last stage's map through the model's final LayerNorm.
-            stop_early: stop after the last stage asked for; the final map is then that stage's.
-            output_fmt: "NCHW" (maps in the channels_last memory format, no copy) or "NHWC".
-        """
-        if output_fmt not in ("NCHW", "NHWC"):
-            raise ConfigError(f"output_fmt {output_fmt!r} is not one of 'NCHW', 'NHWC'.")
-        taken, last = feature_take_indices(len(self.stages), indices)
-        intermediates = []
-        x = self.stem(_checked_image(x, self.in_chans))
-        for index, stage in enumerate(self.stages):
-            if index > last and (stop_early or intermediates_only):
-                break
-            x = stage(x)
-            if index in taken:
-                map_bhwc = x if self.feature_norms is None else self.feature_norms[index](x)
-                if norm and index == len(self.feature_info) - 1:
-                    map_bhwc = self.norm(map_bhwc)
-                intermediates.append(map_bhwc if output_fmt == "NHWC" else map_bhwc.permute(0, 3, 1, 2))
-        if intermediates_only:
-            return intermediates
-        return self.norm(x), intermediates
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Remove what the maps at `indices` do not need; returns the indices counted from the first stage."""
-        taken, last = feature_take_indices(len(self.stages), indices)
-        pruned = [f"stages.{index}" for index in range(last + 1, len(self.stages))]
-        self.stages = self.stages[: last + 1]
-        if self.feature_norms is not None:
-            unused = [index for index in range(len(self.feature_norms)) if index not in taken]
-            pruned += [f"feature_norms.{index}" for index in unused]
-            for index in unused:
-                self.feature_norms[index] = nn.Identity()
-        if prune_norm:
-            self.norm = nn.Identity()
-            pruned.append("norm")
-        if prune_head:
-            self.reset_classifier(0, "")
-            pruned.append("head")
-        self.pruned_parts += tuple(pruned)
-        return taken
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The normalised last map, [B, H/32, W/32, C]."""
-        return self.norm(self.stages(self.stem(_checked_image(x, self.in_chans))))
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """From the normalised last map to class scores, or to the pooled vector with `pre_logits`."""
-        return self.head(x, pre_logits=pre_logits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-
-def _checked_image(x: Tensor, in_chans: int) -> Tensor:
-    if x.ndim != 4 or x.shape[1] != in_chans:
-        raise ShapeError(f"an image batch of shape {tuple(x.shape)} was given: [B, {in_chans}, H, W] is needed.")
-    return x
 
 
 # The authors' names of parameters, on the left; ours are plainer and the same at every depth of the model.
