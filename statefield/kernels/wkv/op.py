@@ -25,6 +25,7 @@ from statefield.kernels import _choice, _op
 _HOME = "statefield.kernels.wkv"
 OPERATOR = _choice.operator(
     "wkv",
+    native=f"{_HOME}.native",
     reference=f"{_HOME}.reference",
 )
 
