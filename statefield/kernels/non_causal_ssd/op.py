@@ -27,6 +27,7 @@ from statefield.kernels import _choice, _op
 _HOME = "statefield.kernels.non_causal_ssd"
 OPERATOR = _choice.operator(
     "non_causal_ssd",
+    native=f"{_HOME}.native",
     chunked=f"{_HOME}.chunked",
     reference=f"{_HOME}.reference",
 )
