@@ -51,17 +51,29 @@ class KernelRow:
 
 @dataclass
 class Operator:
-    """An operator and the modules that implement it: name -> module path. The modules are imported on first use."""
+    """An operator and the modules that implement it: name -> module path. The modules are imported on first use.
+
+    `chosen` remembers the module that serves a device type under a forced implementation's name (or none).
+    """
 
     name: str
     homes: dict[str, str]
-    _chosen: dict[tuple[str, str | None], ModuleType] = field(default_factory=dict)
+    chosen: dict[tuple[str, str | None], ModuleType] = field(default_factory=dict)
+
+    @property
+    def package(self) -> str:
+        """The operator's folder as a package, where its cases.py lies."""
+        return self.homes["reference"].rpartition(".")[0]
+
+    def has(self, implementation: str) -> bool:
+        """Whether the operator is written that way, whatever this machine can run."""
+        return implementation in self.homes and importlib.util.find_spec(self.homes[implementation]) is not None
 
     def unavailable(self, implementation: str, device: str) -> str:
         """Why `implementation` cannot run on tensors of device type `device`; empty when it can."""
         if implementation not in self.homes:
             return f"{self.name} has no {implementation} implementation"
-        if importlib.util.find_spec(self.homes[implementation]) is None:
+        if not self.has(implementation):
             return f"{self.homes[implementation]} is missing from this installation"
         return _CONDITIONS[implementation](device)
 
@@ -88,10 +100,10 @@ class Operator:
     def implementation(self, device: str) -> ModuleType:
         """The module that serves tensors of device type `device`, with its functions `forward` and `backward`."""
         key = (device, forced_implementation())
-        module = self._chosen.get(key)
+        module = self.chosen.get(key)
         if module is None:
             name = self.choice(device)
-            module = self._chosen[key] = importlib.import_module(self.homes[name])
+            module = self.chosen[key] = importlib.import_module(self.homes[name])
             self._log_once(name, device)
         return module
 

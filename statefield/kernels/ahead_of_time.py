@@ -1,8 +1,9 @@
 """Compiling Triton kernels for a GPU that is not there, and reading off what they cost it.
 
 Triton's compiler needs no GPU: it turns a kernel and the types of its arguments into machine code for any target. Here
-the types come from real launches: inside `recorded(module)` the launchers of an operator's triton.py run as ever, on
+the types come from real launches: inside `recorded()` the launchers of every operator's triton.py run as ever, on
 small CPU tensors, but what reaches a kernel is written down instead of run. So what is compiled is what is launched.
+Which calls are compiled stands in each operator's cases.py (`compiled`).
 
 Kept out of `statefield.kernels`: only tests and benchmarks import it, and it imports triton.
 """
@@ -12,12 +13,12 @@ from __future__ import annotations
 import importlib
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ from triton.runtime.jit import JITFunction
 
 from statefield.errors import KernelUnavailable
 from statefield.kernels import conformance
-from statefield.kernels.conformance import FusionCase, ScanCase
+from statefield.kernels._choice import OPERATORS, use_kernels
+from statefield.kernels.conformance import Family, Sized
 
 _TYPES = {
     torch.float32: "*fp32",
@@ -82,29 +84,49 @@ class _Recorder:
 
 
 @contextmanager
-def recorded(module: ModuleType) -> Iterator[list[Launch]]:
-    """Inside, launches of `module`'s `*_kernel` functions are appended to the list and nothing runs on a GPU."""
-    kernels = {
-        name: value
+def recorded() -> Iterator[list[Launch]]:
+    """Inside, every operator's Triton form serves CPU tensors, its launches of `*_kernel` functions are appended to the
+    list, and no kernel runs: what they would have written is whatever memory held.
+    """
+    forms = {name: operator for name, operator in OPERATORS.items() if operator.has("triton")}
+    modules = {name: importlib.import_module(operator.homes["triton"]) for name, operator in forms.items()}
+    kernels = [
+        (module, name, value)
+        for module in [m for path, m in sys.modules.items() if path.startswith("statefield.kernels.")]
         for name, value in vars(module).items()
         if isinstance(value, JITFunction) and name.endswith("_kernel")
-    }
+    ]
     launches: list[Launch] = []
-    for name, kernel in kernels.items():
+    for module, name, kernel in kernels:
         setattr(module, name, _Recorder(kernel, launches))
+    chosen = {name: dict(operator.chosen) for name, operator in forms.items()}
+    for name, operator in forms.items():
+        operator.chosen["cpu", "triton"] = modules[name]
     try:
-        yield launches
+        with use_kernels("triton"):
+            yield launches
     finally:
-        for name, kernel in kernels.items():
+        for module, name, kernel in kernels:
             setattr(module, name, kernel)
+        for name, operator in forms.items():
+            operator.chosen.clear()
+            operator.chosen.update(chosen[name])
 
 
-def launches_of(case: ScanCase | FusionCase, dtype: torch.dtype) -> list[Launch]:
-    """Every launch of a case's forward and backward, in order."""
-    op = "selective_scan" if isinstance(case, ScanCase) else "state_fusion"
-    module = importlib.import_module(f"statefield.kernels.{op}.triton")
-    with recorded(module) as launches:
-        conformance.run(module, case, dtype)
+def compiled_cases() -> dict[str, tuple[Family, Sized]]:
+    """Every call that is compiled ahead of time, of every operator, by its name."""
+    return {
+        name: (family, sized) for family in conformance.families().values() for name, sized in family.compiled.items()
+    }
+
+
+def launches_of(family: Family, case: str | Sized, dtype: torch.dtype = torch.float32) -> list[Launch]:
+    """Every launch of a call's forward and backward, in order. `dtype`: of a variant named by a string."""
+    within = case.within if isinstance(case, Sized) else family.within.get(case, nullcontext)
+    dtype = case.dtype if isinstance(case, Sized) else dtype
+    given = conformance.draw(family, case, dtype, mixed=dtype.itemsize == 2)
+    with recorded() as launches, within():
+        conformance.values_and_gradients(family, given)
     return launches
 
 

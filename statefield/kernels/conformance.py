@@ -1,76 +1,113 @@
-"""Does an implementation of an operator equal its definition? Values and every gradient, over a list of awkward cases.
+"""Does an implementation of an operator equal its definition? The cases of all operators, and how results compare.
 
-`check("selective_scan", "triton", case, device, dtype)` runs one case on one implementation and compares each result
-with the reference, which is run in float64 on the CPU from the same (rounded) inputs. Tests, `benchmarks/gpu.sh` and
-whoever wants to know whether the kernels work on the machine at hand all go through here. Imports no triton by itself.
+Every operator's folder holds a `cases.py` with `FAMILY` (or `FAMILIES`, where one folder holds several operators):
+named variants of its arguments. `families()` gathers them for all registered operators, and the conformance tests, the
+start-up self-check, Triton's interpreter tests, the GPU tests, the GPU benchmark and the tables of registers go through
+what it gives. A new operator is a folder with a cases.py; nothing else has to be told of it.
+
+`check("selective_scan", "odd_grouped", "triton")` runs one variant on one implementation and compares each output and
+each gradient with the reference, which is run in float64 on the CPU from the same rounded inputs. Imports no triton.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from statefield.errors import ConfigError, UnknownName
+from statefield.kernels._choice import OPERATORS, use_kernels
 from statefield.kernels._op import state_dtype
 
-# How far a result may be from the float64 reference, relative to the largest value of its tensor. Results in 16 bits
-# are rounded to 8 (bfloat16) or 11 (float16) bits; float32 covers approximate exp2 on GPUs over long products.
-TOLERANCES = {torch.float64: 1e-10, torch.float32: 3e-5, torch.float16: 1.5e-3, torch.bfloat16: 1e-2}
+# The one table of tolerances: the largest difference from the reference, as a share of the reference's largest value.
+# float64 and float32 differ by the order of sums and by our exp (approximate exp2 on GPUs, over long products); 16-bit
+# types by the rounding of results to 8 (bfloat16) or 11 (float16) bits.
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5, torch.float16: 1.5e-3, torch.bfloat16: 1e-2}
+SMALLEST_SCALE = 1e-2  # a tensor whose largest value is smaller is compared as if that were its largest value
+
+Randn = Callable[..., Tensor]  # sizes -> standard normal float64
+Variant = Callable[[Randn], dict[str, Any]]  # -> the arguments of the public function
+Memory = Literal["dense", "gaps", "slices"]
 
 
 @dataclass(frozen=True)
-class ScanCase:
-    """One call of the selective scan. `absent` names optional tensors that are not given."""
+class Sized:
+    """A call of a size that models use: compiled ahead of time (a small batch will do), or timed on a GPU.
 
-    batch: int
-    length: int
-    channels: int
-    states: int
-    groups: int = 1
-    constant: str = ""  # which of B and C are constant in time: "", "B", "C", "BC"
-    absent: tuple[str, ...] = ()
-    softplus: bool = True
-    strided: bool = False  # u, delta, z transposed from [B, D, L]; B and C slices of wider rows
-    segmented: bool = False  # cut in time, as for problems too small to fill a GPU
+    Attributes:
+        make: the arguments, as a variant's.
+        dtype: of the family's `data`; parameters are in the state dtype, as a model in 16 bits holds them.
+        within: a context in which its Triton form runs.
+        stack_bytes: the most that a compiled kernel of it may spill, a thread.
+        exponentials: how many a forward needs, for the roof of the special function units.
+        matrix_flops: 2 for each multiply-add inside matrix products of a forward, for the roof of the tensor cores.
+    """
 
-    @property
-    def name(self) -> str:
-        return "_".join(
-            [
-                f"b{self.batch}_l{self.length}_d{self.channels}_n{self.states}_g{self.groups}",
-                *([f"constant{self.constant}"] if self.constant else []),
-                *(f"no_{name}" for name in self.absent),
-                *([] if self.softplus else ["no_softplus"]),
-                *(["strided"] if self.strided else []),
-                *(["segmented"] if self.segmented else []),
-            ]
-        )
+    make: Variant
+    dtype: torch.dtype = torch.float32
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext
+    stack_bytes: int = 64
+    exponentials: int = 0
+    matrix_flops: int = 0
 
 
 @dataclass(frozen=True)
-class FusionCase:
-    """One call of state fusion; `reads`: "" gives the fused states, "C" reads them out, "CDu" adds the skip."""
+class Family:
+    """The cases of one operator.
 
-    batch: int
-    height: int
-    width: int
-    states: int
-    channels: int
-    dilations: tuple[int, ...] = (1, 3, 5)
-    reads: str = "CDu"
-    strided: bool = False
+    Attributes:
+        name: the operator's.
+        function: what people call, with a variant's arguments by keyword; returns a tensor or a tuple of tensors.
+        variants: name -> what makes the arguments, small enough for the reference loop. Floating tensors get gradients.
+            One name at least begins with "odd" (the first such is the operator's usual awkward case); those beginning
+            with "odd", "constant" or "channels" also run with their memory in other orders.
+        op: the torch.library operator. op_arguments: its arguments, from the public function's; for opcheck.
+        mapped: arguments that torch.vmap may map; their first axis is the batch.
+        tiny: the variant that is small enough for numerical gradients.
+        data: arguments that come in 16 bits where a model runs in 16 bits, the others being parameters in float32;
+            `mapped` when it is not given.
+        interpreted: the variants that go through Triton's interpreter, which is slow (seconds for a dozen programs), an
+            "odd" one among them; all when it is not given.
+        within: variant -> a context in which its Triton form runs.
+        large: variants for GPUs alone: several tiles, programs and warps in every direction.
+        compiled: what is compiled ahead of time, to read off registers and spills.
+        measured: what is timed on a GPU.
+    """
+
+    name: str
+    function: Callable[..., Tensor | tuple[Tensor, ...]]
+    variants: Mapping[str, Variant]
+    op: Any
+    op_arguments: Callable[[dict[str, Any]], tuple[Any, ...]]
+    mapped: tuple[str, ...]
+    tiny: str = "tiny"
+    data: tuple[str, ...] | None = None
+    interpreted: tuple[str, ...] = ()
+    within: Mapping[str, Callable[[], AbstractContextManager[Any]]] = field(default_factory=dict)
+    large: Mapping[str, Variant] = field(default_factory=dict)
+    compiled: Mapping[str, Sized] = field(default_factory=dict)
+    measured: Mapping[str, Sized] = field(default_factory=dict)
 
     @property
-    def name(self) -> str:
-        size = f"b{self.batch}_{self.height}x{self.width}_n{self.states}_e{self.channels}"
-        dilations = "-".join(map(str, self.dilations))
-        return f"{size}_dilations{dilations}_{self.reads or 'states'}{'_strided' if self.strided else ''}"
+    def odd(self) -> str:
+        """The variant that stands for the operator where one has to do."""
+        return next(name for name in self.variants if name.startswith("odd"))
+
+    def in_other_memory_orders(self) -> list[str]:
+        return [name for name in self.variants if name.startswith(("odd", "constant", "channels"))]
+
+    def variant(self, name: str) -> Variant:
+        known = {**self.variants, **self.large}
+        if name not in known:
+            raise UnknownName.among(f"variant of {self.name}", name, known)
+        return known[name]
 
 
 @dataclass(frozen=True)
@@ -86,238 +123,211 @@ class Finding:
         return self.error <= self.tolerance  # False for NaN
 
 
-_BARE = ("D", "z", "delta_bias", "initial_state", "grad_last")
+@functools.cache
+def families() -> dict[str, Family]:
+    """The families of all registered operators by name.
 
-# Small enough for Triton's interpreter, which runs every program as numpy calls.
-SCAN_CASES = (
-    ScanCase(1, 1, 1, 1),
-    ScanCase(1, 7, 3, 3),
-    ScanCase(1, 33, 2, 16),
-    ScanCase(2, 17, 4, 4, groups=2, absent=_BARE, softplus=False),
-    ScanCase(1, 33, 3, 1, constant="C", absent=("z", "initial_state", "grad_last")),
-    ScanCase(1, 40, 3, 2, constant="BC", absent=("D",), strided=True),
-    ScanCase(2, 7, 6, 4, groups=3, constant="B", absent=("grad_last",), strided=True),
-    ScanCase(1, 70, 2, 1, segmented=True),
-    ScanCase(1, 65, 2, 2, groups=2, absent=_BARE, segmented=True),
-)
-FUSION_CASES = (
-    FusionCase(1, 1, 1, 1, 1),
-    FusionCase(1, 4, 3, 1, 3),
-    FusionCase(2, 2, 1, 1, 2, reads="C"),
-    FusionCase(1, 1, 5, 3, 2, dilations=(2,), reads=""),
-    FusionCase(1, 3, 4, 2, 1, dilations=(7, 1), strided=True),
-)
-# What a GPU does in no time: several tiles, programs and warps in every direction.
-LARGE_SCAN_CASES = (
-    *SCAN_CASES,
-    ScanCase(2, 1000, 192, 16),
-    ScanCase(3, 3136, 96, 1, absent=("z", "initial_state", "grad_last")),
-    ScanCase(1, 4099, 40, 16, groups=4),
-    ScanCase(2, 129, 70, 8, groups=2, strided=True),
-    ScanCase(2, 100, 48, 64),
-    ScanCase(1, 50, 33, 256),
-    ScanCase(300, 64, 64, 4, constant="C"),
-)
-LARGE_FUSION_CASES = (
-    *FUSION_CASES,
-    FusionCase(2, 56, 56, 1, 128),
-    FusionCase(3, 14, 14, 1, 512),
-    FusionCase(4, 7, 9, 4, 70, reads="C", strided=True),
-    FusionCase(1, 33, 47, 2, 96, dilations=(2, 4), reads=""),
-)
+    Raises:
+        ConfigError: a cases.py that holds no family of its operator. (An operator without a cases.py is left out here;
+            `operators_without_cases` names it, and a test asks.)
+    """
+    importlib.import_module("statefield.kernels")  # registers the operators
+    found = {}
+    for name, operator in OPERATORS.items():
+        home = f"{operator.package}.cases"
+        if name in operators_without_cases():
+            continue
+        module = importlib.import_module(home)
+        held = getattr(module, "FAMILIES", None) or (module.FAMILY,)
+        family = next((family for family in held if family.name == name), None)
+        if family is None:
+            raise ConfigError(f"{home} holds no family named {name}: give its FAMILY the name of the operator.")
+        found[name] = family
+    return found
+
+
+def operators_without_cases() -> list[str]:
+    """Registered operators whose folder has no cases.py, so that nothing checks them."""
+    importlib.import_module("statefield.kernels")
+    return [name for name, op in OPERATORS.items() if importlib.util.find_spec(f"{op.package}.cases") is None]
+
+
+def tensors_of(arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The arguments that have gradients: floating tensors."""
+    return {name: value for name, value in arguments.items() if _is_floating(value)}
+
+
+def draw(
+    family: Family,
+    variant: str | Sized,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    *,
+    device: str = "cpu",
+    memory: Memory = "dense",
+    mixed: bool = False,
+) -> dict[str, Any]:
+    """The arguments of a variant; floating tensors require gradients. The same numbers in every dtype, rounded to it.
+
+    Args:
+        mixed: parameters are in the state dtype, as models in 16 bits hold them; `data` alone is in `dtype`.
+        memory: "gaps": every element has a gap beside it and axes are out of order; "slices": rows of wider rows. What
+            lies between is NaN.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    make = variant.make if isinstance(variant, Sized) else family.variant(variant)
+    data = family.mapped if family.data is None else family.data
+    arguments = {}
+    for name, value in make(randn).items():
+        if _is_floating(value):
+            wanted = state_dtype(dtype) if mixed and name not in data else dtype
+            value = _LAYOUTS[memory](value.to(device, wanted)).requires_grad_()
+        elif isinstance(value, Tensor):
+            value = value.to(device)
+        arguments[name] = value
+    return arguments
+
+
+def outputs_of(family: Family, arguments: dict[str, Any]) -> tuple[Tensor, ...]:
+    found = family.function(**arguments)
+    return found if isinstance(found, tuple) else (found,)
+
+
+def values_and_gradients(family: Family, arguments: dict[str, Any]) -> dict[str, Tensor]:
+    """Outputs by position ("out.0") and each gradient by argument name ("grad.u"), of a weighted sum of the outputs."""
+    outputs = outputs_of(family, arguments)
+    leaves = tensors_of(arguments)
+    grads = torch.autograd.grad(outputs, list(leaves.values()), cotangents(outputs))
+    found = {f"out.{index}": out.detach() for index, out in enumerate(outputs)}
+    return found | {f"grad.{name}": grad for name, grad in zip(leaves, grads, strict=True)}
+
+
+def cotangents(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """What flows back into each output: numbers of 8 bits, so that they are the same in every dtype."""
+    generator = torch.Generator().manual_seed(99)
+    return [torch.randn(out.shape, generator=generator).bfloat16().to(out.device, out.dtype) for out in outputs]
+
+
+def differences(found: dict[str, Tensor], wanted: dict[str, Tensor], dtype: torch.dtype) -> list[str]:
+    """One line for each tensor that differs by more than the table allows, or in shape, or in dtype."""
+    assert found.keys() == wanted.keys()
+    lines = []
+    for name, expected in wanted.items():
+        got = found[name]
+        if got.shape != expected.shape or got.dtype != expected.dtype:
+            lines.append(f"{name}: {got.dtype} {list(got.shape)}, not {expected.dtype} {list(expected.shape)}")
+            continue
+        error = distance(got, expected)
+        if not error <= TOLERANCE[dtype]:
+            lines.append(f"{name}: differs by {error:.2e} of its largest value, allowed {TOLERANCE[dtype]:.0e}")
+    return lines
+
+
+def distance(found: Tensor, wanted: Tensor) -> float:
+    """max |found - wanted| / max |wanted|; infinity for another shape, NaN for NaN, 0 for nothing."""
+    if found.shape != wanted.shape:
+        return float("inf")
+    if not wanted.numel():
+        return 0.0
+    exact = wanted.double()
+    scale = exact.abs().max().clamp(min=SMALLEST_SCALE)
+    return float((found.to(wanted.device).double() - exact).abs().max() / scale)
 
 
 def check(
-    op: str, implementation: str, case: ScanCase | FusionCase, device: str, dtype: torch.dtype
+    name: str,
+    variant: str,
+    implementation: str | None,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    memory: Memory = "dense",
+    repeat: bool = True,
 ) -> tuple[Finding, ...]:
-    """Compare the results of one case, forward and backward.
+    """Compare one variant of one operator with its reference, forward and backward, in memory filled with NaN.
 
     Args:
-        op: "selective_scan" or "state_fusion". implementation: "triton", "native", "chunked", "reference".
-        case: of that operator. device: where the implementation runs. dtype: of u, delta, z, B, C, h; parameters and
-            states are float32 (float64 for float64).
+        name, variant: of the operator. implementation: "native", "triton", ...; None for what runs by itself.
+        device, dtype, memory: of the tensors given to it; in 16 bits parameters are float32 (`draw`, mixed).
+        repeat: run it a second time and ask for equal bits.
 
     Returns:
-        one finding for each output and each gradient; a shape or dtype that differs from the contract is an error of
-        infinity. Also "repeated": whether a second backward gave other bits (0 or infinity).
+        one finding for each output and each gradient; a shape or dtype that differs from the contract (gradients have
+        their input's) is an error of infinity. With `repeat` also "repeated": 0, or infinity where bits differ.
     """
-    home = f"statefield.kernels.{op}"
-    module, reference = (
-        importlib.import_module(f"{home}.{implementation}"),
-        importlib.import_module(f"{home}.reference"),
-    )
-    with _poisoned_memory():
-        found = run(module, case, dtype, device)
-        again = run(module, case, dtype, device) if device != "cpu" else found
-    wanted = run(reference, case, dtype, in_float64=True)
+    family = families()[name]
+    given = draw(family, variant, dtype, device=device, memory=memory, mixed=dtype.itemsize == 2)
+    forced = nullcontext() if implementation is None else use_kernels(implementation)
+    around = family.within.get(variant, nullcontext) if implementation == "triton" else nullcontext
+    with poisoned_memory(), forced, around():
+        found = values_and_gradients(family, given)
+        again = values_and_gradients(family, given) if repeat else found
+    exact = {
+        key: value.detach().cpu().double().requires_grad_() if _is_floating(value) else _on_cpu(value)
+        for key, value in given.items()
+    }
+    with use_kernels("reference"):
+        wanted = values_and_gradients(family, exact)
 
     findings = []
-    for name, reference_value in wanted.items():
-        value = found[name]
-        if reference_value is None or value is None:
-            assert reference_value is None and value is None, name
-            continue
-        tolerance = max(TOLERANCES[value.dtype], TOLERANCES[state_dtype(dtype)])
-        findings.append(Finding(name, _distance(value.cpu(), reference_value), tolerance))
-    same = all(_equal_bits(value, again[name]) for name, value in found.items())
-    return (*findings, Finding("repeated", 0.0 if same else float("inf"), 0.0))
-
-
-def run(
-    module: ModuleType,
-    case: ScanCase | FusionCase,
-    dtype: torch.dtype,
-    device: str = "cpu",
-    *,
-    in_float64: bool = False,
-) -> dict[str, Tensor | None]:
-    """Forward and backward of a case by one implementation module: outputs and gradients by name.
-
-    in_float64: the inputs, rounded to dtype, are then computed with in float64.
-    """
-    inputs = scan_inputs(case, dtype) if isinstance(case, ScanCase) else fusion_inputs(case, dtype)
-    compute = _run_scan if isinstance(case, ScanCase) else _run_fusion
-    wanted = torch.float64 if in_float64 else None
-    with _cut_in_time(module, getattr(case, "segmented", False)):
-        return compute(module, {name: _moved(value, device, wanted) for name, value in inputs.items()})
-
-
-def scan_inputs(case: ScanCase, dtype: torch.dtype, seed: int = 0) -> dict[str, Any]:
-    """The arguments of a scan's forward and backward by name, on the CPU; `grad_last` may be absent too."""
-    random = _Random(seed)
-    b, length, d, n = case.batch, case.length, case.channels, case.states
-    state = state_dtype(dtype)
-
-    def by_step(scale: float = 1.0, offset: float = 0.0) -> Tensor:
-        return random(b, length, d, dtype=dtype, transposed=case.strided, scale=scale, offset=offset)
-
-    inputs: dict[str, Any] = {
-        "u": by_step(),
-        "delta": by_step(0.5, 0.0 if case.softplus else 0.7),
-        "A": -torch.exp(random(d, n, dtype=state, scale=0.5)),
-        "D": random(d, dtype=state),
-        "z": by_step(),
-        "delta_bias": random(d, dtype=state, scale=0.3),
-        "initial_state": random(b, d, n, dtype=state),
-        "grad_out": by_step(),
-        "grad_last": random(b, d, n, dtype=state),
-        "delta_softplus": case.softplus,
-    }
-    for name in "BC":
-        if name in case.constant:
-            inputs[name] = random(d, n, dtype=state)
-        else:
-            wide = random(b, length, case.groups, n + 3 * case.strided, dtype=dtype)
-            inputs[name] = wide[..., :n]
-    return inputs | dict.fromkeys(case.absent)
-
-
-def fusion_inputs(case: FusionCase, dtype: torch.dtype, seed: int = 0) -> dict[str, Any]:
-    """The arguments of a fusion's forward and backward by name, on the CPU, in the state dtype of `dtype`."""
-    random = _Random(seed)
-    dtype = state_dtype(dtype)
-    b, height, width, n, e, kernels = (
-        case.batch, case.height, case.width, case.states, case.channels, len(case.dilations),
-    )  # fmt: skip
-    h = random(b, n, e, height, width, dtype=dtype)
-    h = h.permute(0, 3, 4, 1, 2)
-    read = "C" in case.reads
-    return {
-        "h": h if case.strided else h.contiguous(),
-        "weight": random(kernels, e, 3, 3, dtype=dtype),
-        "alpha": random(kernels, dtype=dtype),
-        "C": random(b, height, width, n, dtype=dtype) if read else None,
-        "D": random(e, dtype=dtype) if "D" in case.reads else None,
-        "u": random(b, height, width, e, dtype=dtype) if "u" in case.reads else None,
-        "grad": random(*((b, height, width, e) if read else (b, height, width, n, e)), dtype=dtype),
-        "dilations": list(case.dilations),
-    }
-
-
-def _run_scan(module: ModuleType, inputs: dict[str, Any]) -> dict[str, Tensor | None]:
-    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
-    given = [inputs[name] for name in names]
-    softplus = inputs["delta_softplus"]
-    out, last, states = module.forward(*given, softplus, True)
-    grads = module.backward(inputs["grad_out"], inputs["grad_last"], states, *given, softplus)
-    values = {"out": out, "last": last, "states": states}
-    return values | {f"grad_{name}": grad for name, grad in zip(names, grads, strict=True)}
-
-
-def _run_fusion(module: ModuleType, inputs: dict[str, Any]) -> dict[str, Tensor | None]:
-    names = ("h", "weight", "alpha", "C", "D", "u")
-    given = [inputs[name] for name in names]
-    out = module.forward(*given, inputs["dilations"])
-    grads = module.backward(inputs["grad"], *given, inputs["dilations"])
-    return {"out": out} | {f"grad_{name}": grad for name, grad in zip(names, grads, strict=True)}
-
-
-def _equal_bits(first: Tensor | None, second: Tensor | None) -> bool:
-    return first is second or (first is not None and second is not None and torch.equal(first, second))
-
-
-def _distance(value: Tensor, wanted: Tensor) -> float:
-    if value.shape != wanted.shape:
-        return float("inf")
-    scale = wanted.abs().max().clamp_min(1e-30)
-    return float((value.double() - wanted).abs().max() / scale)
-
-
-def _moved(value: Any, device: str, dtype: torch.dtype | None = None) -> Any:
-    """A tensor elsewhere, or in another dtype, with the same strides."""
-    if not isinstance(value, Tensor):
-        return value
-    moved = torch.empty_strided(value.shape, value.stride(), dtype=dtype or value.dtype, device=device)
-    return moved.copy_(value)
-
-
-class _Random:
-    def __init__(self, seed: int) -> None:
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def __call__(
-        self,
-        *shape: int,
-        dtype: torch.dtype,
-        transposed: bool = False,
-        scale: float = 1.0,
-        offset: float = 0.0,
-    ) -> Tensor:
-        drawn = shape[:-2] + shape[:-3:-1] if transposed else shape
-        values = scale * torch.randn(drawn, generator=self._generator, dtype=torch.float64) + offset
-        return (values.transpose(-1, -2) if transposed else values).to(dtype)
+    for key, expected in wanted.items():
+        value = found[key]
+        kept = not key.startswith("grad.") or value.dtype == given[key.removeprefix("grad.")].dtype
+        tolerance = max(TOLERANCE[value.dtype], TOLERANCE[state_dtype(dtype)])
+        findings.append(Finding(key, distance(value.cpu(), expected) if kept else float("inf"), tolerance))
+    if repeat:
+        same = all(torch.equal(value, again[key]) for key, value in found.items())
+        findings.append(Finding("repeated", 0.0 if same else float("inf"), 0.0))
+    return tuple(findings)
 
 
 @contextmanager
-def _poisoned_memory() -> Iterator[None]:
-    """Fresh memory holds NaN, so that an element that nobody writes is seen."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+def poisoned_memory() -> Iterator[None]:
+    """Inside, torch fills fresh memory with NaN, so that an element that nobody writes is seen."""
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+    )
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = before[2]  # type: ignore[attr-defined]
 
 
-@contextmanager
-def _cut_in_time(module: ModuleType, segmented: bool) -> Iterator[None]:
-    """Let a scan believe in a GPU so large that it cuts time into segments as short as they get."""
-    if not segmented or not hasattr(module, "multiprocessors"):
-        yield
-        return
-    before = module.multiprocessors
-    module.multiprocessors = lambda device: 10_000  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        module.multiprocessors = before  # type: ignore[attr-defined]
+def _dense(x: Tensor) -> Tensor:
+    return x
 
 
-def cases_named(op: str, *, large: bool = False) -> dict[str, ScanCase | FusionCase]:
-    """The cases of an operator by name: the small ones, or with `large` those for a GPU as well."""
-    cases: tuple[ScanCase | FusionCase, ...]
-    if op == "selective_scan":
-        cases = LARGE_SCAN_CASES if large else SCAN_CASES
-    else:
-        cases = LARGE_FUSION_CASES if large else FUSION_CASES
-    return {case.name: case for case in cases}
+def _with_gaps(x: Tensor) -> Tensor:
+    """The same numbers with a gap after every element and axes in reversed order in memory."""
+    wide = x.new_full([2 * size for size in reversed(x.shape)], torch.nan)
+    view = wide[tuple(slice(None, None, 2) for _ in x.shape)].permute(*reversed(range(x.dim())))
+    view.copy_(x)
+    return view
+
+
+def _slice_of_wider(x: Tensor) -> Tensor:
+    """The same numbers as a slice of a wider projection: dense in the last axis, strided in the others."""
+    wide = x.new_full((*x.shape[:-1], x.shape[-1] + 5), torch.nan)
+    view = wide[..., 2 : 2 + x.shape[-1]]
+    view.copy_(x)
+    return view
+
+
+_LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {"dense": _dense, "gaps": _with_gaps, "slices": _slice_of_wider}
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value

@@ -23,7 +23,7 @@ def without_native(monkeypatch):
     monkeypatch.setattr(native, "unavailable", lambda: "the native library was not built (no C++ compiler)")
     monkeypatch.setattr(native, "library_path", lambda: None)
     for operator in OPERATORS.values():
-        monkeypatch.setattr(operator, "_chosen", {})
+        monkeypatch.setattr(operator, "chosen", {})
 
 
 def _plain(text: str) -> str:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import operator_cases as cases
 import pytest
 import torch
 from torch import Tensor
 
 from statefield.errors import ConfigError, KernelUnavailable, UnknownName
 from statefield.kernels import _choice, implementations, native, use_kernels
+from statefield.kernels import conformance as cases
 
-FAMILIES = cases.FAMILIES
+FAMILIES = cases.families()
 FAST = [
     (name, implementation)
     for name in FAMILIES
     for implementation in ("chunked", "native")
-    if implementation in _choice.OPERATORS[name].homes
+    if _choice.OPERATORS[name].has(implementation)
 ]
 FAST_VARIANTS = [(*pair, variant) for pair in FAST for variant in FAMILIES[pair[0]].variants]
 OPS = [name for name, family in FAMILIES.items() if family.op is not None]
@@ -31,7 +31,8 @@ def native_or_skip(request):
 
 
 def test_every_registered_operator_has_cases():
-    assert set(_choice.OPERATORS) <= set(FAMILIES)
+    assert cases.operators_without_cases() == []
+    assert set(_choice.OPERATORS) == set(FAMILIES)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
@@ -51,7 +52,7 @@ def test_values_and_every_gradient_equal_the_reference(name, implementation, var
 def test_sixteen_bit_inputs_give_the_float32_result_rounded_once(name, implementation, dtype):
     """Against the reference in float32 on the same rounded inputs: a state kept in 16 bits would be far outside."""
     family = FAMILIES[name]
-    variant = next(variant for variant in family.variants if variant.startswith("odd"))
+    variant = family.odd
     short = cases.draw(family, variant, dtype)
     long = {n: v.detach().float().requires_grad_() if isinstance(v, Tensor) else v for n, v in short.items()}
     with use_kernels("reference"):
@@ -64,16 +65,20 @@ def test_sixteen_bit_inputs_give_the_float32_result_rounded_once(name, implement
     assert cases.differences(found, rounded, dtype) == []
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 @pytest.mark.parametrize(("name", "implementation"), FAST)
-def test_memory_order_does_not_matter(name, implementation):
-    """The same numbers with gaps between elements and axes out of order."""
+def test_sixteen_bit_data_with_float32_parameters_equals_the_reference_in_float64(name, implementation, dtype):
+    findings = cases.check(name, FAMILIES[name].odd, implementation, dtype=dtype)
+    assert [finding for finding in findings if not finding.passed] == []
+
+
+@pytest.mark.parametrize("memory", ["gaps", "slices"])
+@pytest.mark.parametrize(("name", "implementation"), FAST)
+def test_memory_order_does_not_matter(name, implementation, memory):
+    """The same numbers with gaps between elements and axes out of order, and as slices of a wider projection."""
     family = FAMILIES[name]
-    for variant in (v for v in family.variants if v.startswith(("odd", "constant", "channels"))):
-        dense = cases.draw(family, variant)
-        loose = {
-            n: _with_gaps(value.detach()).requires_grad_() if isinstance(value, Tensor) else value
-            for n, value in dense.items()
-        }
+    for variant in family.in_other_memory_orders():
+        dense, loose = cases.draw(family, variant), cases.draw(family, variant, memory=memory)
         assert any(not value.is_contiguous() for value in cases.tensors_of(loose).values())
         with use_kernels(implementation):
             wanted, found = (cases.values_and_gradients(family, a) for a in (dense, loose))
@@ -81,40 +86,28 @@ def test_memory_order_does_not_matter(name, implementation):
 
 
 @pytest.mark.parametrize(("name", "implementation"), FAST)
-def test_rows_of_a_wider_tensor_are_read_in_place(name, implementation):
-    """Slices of a projection: dense in the last axis, strided in the others."""
+def test_a_backward_may_run_in_another_implementation_than_its_forward(name, implementation):
+    """What a forward keeps means the same everywhere: `use_kernels` may end between the two."""
     family = FAMILIES[name]
-    dense = cases.draw(family, next(v for v in family.variants if v.startswith("odd")))
-    sliced = {n: _slice_of_wider(v.detach()).requires_grad_() if isinstance(v, Tensor) else v for n, v in dense.items()}
-    with use_kernels(implementation):
-        wanted, found = (cases.values_and_gradients(family, a) for a in (dense, sliced))
-    assert cases.differences(found, wanted, torch.float32) == []
-
-
-def _with_gaps(x: Tensor) -> Tensor:
-    wide = torch.full([2 * size for size in reversed(x.shape)], torch.nan)
-    view = wide[tuple(slice(None, None, 2) for _ in x.shape)].permute(*reversed(range(x.dim())))
-    view.copy_(x)
-    return view
-
-
-def _slice_of_wider(x: Tensor) -> Tensor:
-    wide = torch.full((*x.shape[:-1], x.shape[-1] + 5), torch.nan)
-    view = wide[..., 2 : 2 + x.shape[-1]]
-    view.copy_(x)
-    return view
+    for first, second in ((implementation, "reference"), ("reference", implementation)):
+        arguments = cases.draw(family, family.odd)
+        leaves = list(cases.tensors_of(arguments).values())
+        with use_kernels("reference"):
+            wanted = cases.values_and_gradients(family, arguments)
+        with use_kernels(first):
+            outputs = cases.outputs_of(family, arguments)
+        with use_kernels(second):
+            grads = torch.autograd.grad(outputs, leaves, cases.cotangents(outputs))
+        found = {f"out.{index}": out.detach() for index, out in enumerate(outputs)}
+        found |= {f"grad.{key}": grad for key, grad in zip(cases.tensors_of(arguments), grads, strict=True)}
+        assert cases.differences(found, wanted, torch.float32) == []
 
 
 @pytest.fixture
 def poisoned_memory():
-    """torch fills fresh memory with NaN, so that an element nobody wrote shows."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    filled = torch.utils.deterministic.fill_uninitialized_memory
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    assert torch.zeros(1).new_empty(3).isnan().all()
-    yield
-    torch.utils.deterministic.fill_uninitialized_memory = filled
-    torch.use_deterministic_algorithms(False)
+    with cases.poisoned_memory():
+        assert torch.zeros(1).new_empty(3).isnan().all()
+        yield
 
 
 @pytest.mark.parametrize(("name", "implementation"), FAST)
@@ -140,7 +133,7 @@ def test_two_runs_are_equal_bit_for_bit(name, implementation):
 @pytest.mark.parametrize("name", OPS)
 def test_operators_keep_the_rules_of_torch_library(name):
     family = FAMILIES[name]
-    for variant in ("tiny", next(v for v in family.variants if v.startswith("odd"))):
+    for variant in ("tiny", family.odd):
         torch.library.opcheck(family.op, family.op_arguments(cases.draw(family, variant, torch.float64)))
 
 
@@ -160,7 +153,7 @@ def test_gradients_equal_finite_differences(name, implementation):
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_compiles_as_one_graph(name):
     family = FAMILIES[name]
-    arguments = cases.draw(family, next(v for v in family.variants if v.startswith("odd")))
+    arguments = cases.draw(family, family.odd)
     wanted = cases.values_and_gradients(family, arguments)
     torch.compiler.reset()
     compiled = torch.compile(family.function, fullgraph=True, backend="aot_eager")
@@ -184,7 +177,7 @@ class _Call(torch.nn.Module):
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_exports_to_a_graph_that_holds_the_operator(name):
     family = FAMILIES[name]
-    arguments = cases.draw(family, next(v for v in family.variants if v.startswith("odd")))
+    arguments = cases.draw(family, family.odd)
     tensors = {n: value.detach() for n, value in cases.tensors_of(arguments).items()}
     options = {n: value for n, value in arguments.items() if n not in tensors}
     program = torch.export.export(_Call(family.function, options), (tensors,))
@@ -197,7 +190,7 @@ def test_exports_to_a_graph_that_holds_the_operator(name):
 @pytest.mark.parametrize(("name", "implementation"), FAST)
 def test_autocast_keeps_the_computation_in_float32(name, implementation):
     family = FAMILIES[name]
-    arguments = cases.draw(family, next(v for v in family.variants if v.startswith("odd")))
+    arguments = cases.draw(family, family.odd)
     short = {n: v.detach().bfloat16() if isinstance(v, Tensor) and v.dim() > 2 else v for n, v in arguments.items()}
     long = {n: v.float() if isinstance(v, Tensor) else v for n, v in short.items()}
     with use_kernels(implementation), torch.no_grad():
@@ -228,7 +221,7 @@ def test_meta_tensors_give_shapes_without_computing(name):
 @pytest.mark.parametrize(("name", "implementation"), FAST)
 def test_vmap_over_data_equals_a_loop(name, implementation):
     family = FAMILIES[name]
-    variant = next(v for v in family.variants if v.startswith("odd"))
+    variant = family.odd
     draws = [cases.draw(family, variant, seed=seed) for seed in range(2)]
     fixed = {n: v.detach() if isinstance(v, Tensor) else v for n, v in draws[0].items() if n not in family.mapped}
     stacked = {n: torch.stack([d[n].detach() for d in draws]) for n in family.mapped if n in draws[0]}
@@ -254,7 +247,7 @@ def test_vmap_over_parameters_is_refused_by_name(name, parameter):
 @pytest.mark.parametrize("name", OPS)
 def test_an_empty_batch_gives_empty_results_and_zero_gradients(name):
     family = FAMILIES[name]
-    variant = next(v for v in family.variants if v.startswith("odd"))
+    variant = family.odd
     arguments = {
         n: v.detach()[:0].requires_grad_() if n in family.mapped and isinstance(v, Tensor) else v
         for n, v in cases.draw(family, variant).items()
@@ -326,7 +319,7 @@ def test_without_a_native_library_the_chunked_form_runs_and_the_reason_is_logged
     monkeypatch.setattr(native, "unavailable", lambda: "the native library was not built")
     family = FAMILIES["selective_scan"]
     operator = _choice.OPERATORS["selective_scan"]
-    monkeypatch.setattr(operator, "_chosen", {})
+    monkeypatch.setattr(operator, "chosen", {})
     arguments = cases.draw(family, "odd_grouped")
     with caplog.at_level("WARNING", logger="statefield"):
         cases.values_and_gradients(family, arguments)

@@ -1,7 +1,7 @@
 """The Triton kernels on CPU tensors, through Triton's interpreter: the same source, run as numpy calls.
 
 The interpreter has to be chosen before triton is imported, so all cases run in one process of their own; each test here
-looks at the findings of one case.
+looks at the findings of one case. Which variants an operator sends through it stands in its cases.py (`interpreted`).
 """
 
 import importlib.util
@@ -14,31 +14,33 @@ from pathlib import Path
 import pytest
 import torch
 
-from statefield.kernels import conformance
+from statefield.kernels import _choice, conformance
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed"),
     pytest.mark.xdist_group("triton_interpreter"),  # one worker, so that the process runs once
 ]
+FAMILIES = {name: f for name, f in conformance.families().items() if _choice.OPERATORS[name].has("triton")}
 
-# In float32 every case; in the other dtypes one each of: many options, groups and constant weights, a strided map.
-OTHER_DTYPES = {
-    "selective_scan": ("b1_l7_d3_n3_g1", "b2_l7_d6_n4_g3_constantB_no_grad_last_strided"),
-    "state_fusion": ("b1_1x5_n3_e2_dilations2_states",),
-}
-RUNS = [
-    (op, name, dtype)
-    for op, others in OTHER_DTYPES.items()
-    for name in conformance.cases_named(op)
-    for dtype in ("float32", *(("bfloat16", "float16", "float64") if name in others else ()))
-]
+
+def _runs(family):
+    """In float32 every variant that is interpreted; of these the awkward ones in the other dtypes and memory orders."""
+    variants = family.interpreted or family.variants
+    awkward = [variant for variant in variants if variant.startswith("odd")]
+    yield from ((family.name, variant, "float32", "dense") for variant in variants)
+    yield from ((family.name, v, dtype, "dense") for v in awkward for dtype in ("bfloat16", "float16", "float64"))
+    reordered = [variant for variant in variants if variant in family.in_other_memory_orders()]
+    yield from ((family.name, variant, "float32", memory) for variant in reordered for memory in ("gaps", "slices"))
+
+
+RUNS = [run for family in FAMILIES.values() for run in _runs(family)]
 PROGRAM = """
 import json, sys, torch
 from statefield.kernels import conformance
 found = []
-for op, name, dtype in json.load(sys.stdin):
-    case = conformance.cases_named(op)[name]
-    findings = conformance.check(op, "triton", case, "cpu", getattr(torch, dtype))
+for name, variant, dtype, memory in json.load(sys.stdin):
+    repeat = variant.startswith("odd") and dtype == "float64"
+    findings = conformance.check(name, variant, "triton", dtype=getattr(torch, dtype), memory=memory, repeat=repeat)
     found.append([[f.tensor, f.error, f.tolerance] for f in findings])
 print(json.dumps(found))
 """
@@ -62,28 +64,31 @@ def interpreted():
 def test_interpreted_kernel_equals_the_reference_in_values_and_every_gradient(interpreted, run):
     findings = [conformance.Finding(*row) for row in interpreted[run]]
     assert [finding for finding in findings if not finding.passed] == []
-    case = conformance.cases_named(run[0])[run[1]]
-    given = conformance.scan_inputs if run[0] == "selective_scan" else conformance.fusion_inputs
-    wanted = {name for name, value in given(case, torch.float32).items() if isinstance(value, torch.Tensor)}
-    compared = {finding.tensor.removeprefix("grad_") for finding in findings}
-    assert {name for name in wanted if not name.startswith("grad")} <= compared
+    family = FAMILIES[run[0]]
+    wanted = {f"grad.{name}" for name in conformance.tensors_of(conformance.draw(family, run[1]))}
+    assert wanted | {"out.0"} <= {finding.tensor for finding in findings}
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_an_interpreted_subset_holds_an_awkward_variant(name):
+    family = FAMILIES[name]
+    assert any(variant.startswith("odd") for variant in family.interpreted or family.variants)
 
 
 def test_conformance_sees_a_wrong_gradient_and_an_unwritten_element(monkeypatch):
-    from statefield.kernels.selective_scan import reference
+    from statefield.kernels.selective_scan import chunked
 
-    right = reference.backward
+    right = chunked.backward
 
     def wrong(*arguments):
         grads = list(right(*arguments))
-        grads[2] = grads[2] + (arguments[0].dtype == torch.float32) * 1e-3 * grads[2].abs().max()
-        grads[3] = torch.empty_like(grads[3]) if arguments[0].dtype == torch.float32 else grads[3]
+        grads[2] = grads[2] + 1e-3 * grads[2].abs().max()
+        grads[3] = torch.empty_like(grads[3])
         return tuple(grads)
 
-    monkeypatch.setattr(reference, "backward", wrong)
-    case = conformance.cases_named("selective_scan")["b1_l7_d3_n3_g1"]
-    findings = conformance.check("selective_scan", "reference", case, "cpu", torch.float32)
-    assert [finding.tensor for finding in findings if not finding.passed] == ["grad_A", "grad_B"]
+    monkeypatch.setattr(chunked, "backward", wrong)
+    findings = conformance.check("selective_scan", "seven_steps", "chunked")
+    assert [finding.tensor for finding in findings if not finding.passed] == ["grad.A", "grad.B", "repeated"]
 
 
 def test_public_function_reaches_the_interpreted_kernels():
@@ -102,8 +107,8 @@ with use_kernels("reference"):
     wanted = run()
 for a, b in zip(found, wanted):
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-rows = [row for row in implementations() if row.implementation == "triton" and row.device == "cpu"]
-assert rows and all(row.available for row in rows)
+rows = {row.op: row for row in implementations() if row.implementation == "triton" and row.device == "cpu"}
+assert rows["selective_scan"].available and rows["state_fusion"].available
 """
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
@@ -115,9 +120,10 @@ def test_importing_the_library_and_its_operators_imports_no_triton():
 import sys
 import statefield, statefield.kernels
 from statefield.kernels import conformance, implementations
+conformance.families()
 statefield.kernels.selective_scan
-assert not any(name == "statefield.kernels.selective_scan.triton" for name in sys.modules)
-assert not any(name.endswith(".triton_kernels") for name in sys.modules)
+ours = [name for name in sys.modules if name.startswith("statefield.kernels.")]
+assert not any(name.endswith((".triton", ".triton_kernels")) for name in ours)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -130,6 +136,8 @@ def test_gpu_benchmark_checks_times_and_prints_when_run_dry(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split()[:2] for line in lines[:2]] == [["ok", "selective_scan"], ["ok", "state_fusion"]]
-    assert [line.split()[0] for line in lines if "%" in line] == ["scan", "scan", "fusion", "fusion"]
+    checked = {line.split()[1] for line in lines if line.startswith("ok ")}
+    timed = {line.split(":")[0] for line in lines if "%" in line}
+    assert set(FAMILIES) <= checked
+    assert {name for name, family in FAMILIES.items() if family.measured} <= timed
     assert list(tmp_path.iterdir()) == [], "numbers of a dry run are not numbers"
