@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -63,6 +65,28 @@ def quarters(height: int, width: int) -> Tensor:
     return torch.stack(ways)
 
 
+def on_a_gpu_of(sms: int) -> Callable[[], AbstractContextManager[Any]]:
+    """Let the scan's launcher believe in a GPU of so many multiprocessors: it decides who walks the routes."""
+
+    @contextmanager
+    def within() -> Iterator[None]:
+        from statefield.kernels.routed_scan import triton  # here: it imports triton
+
+        before = triton.multiprocessors
+        triton.multiprocessors = lambda device: sms
+        try:
+            yield
+        finally:
+            triton.multiprocessors = before
+
+    return within
+
+
+# For the small cases below. On a GPU of no size, as the CPU is, a program walks all routes.
+routes_apart = on_a_gpu_of(4)
+cut_in_time = on_a_gpu_of(10_000)
+
+
 def _op_arguments(given: dict[str, Any]) -> tuple[Any, ...]:
     tensors = (given.get(name) for name in ("x", "delta", "A", "B", "C", "D", "delta_bias"))
     order = order_of(given["routes"], tuple(given["delta"].shape[1:-2]), given["x"])
@@ -97,25 +121,44 @@ FAMILY = Family(
         "one_quarter_each": arguments(2, (4, 6), 9, 2, routes=quarters(4, 6)),
         "one_quarter_each_unmerged": arguments(1, (6, 4), 16, 1, routes=quarters(6, 4), own=True, merge=False),
         "seven_pixels": arguments(1, (1, 7), 3, 3, routes=("raster", "raster~")),
+        "odd_routes_apart": arguments(1, (3, 5), 4, 2, 2, routes=("raster", "column~", "snake")),
+        "odd_routes_together": arguments(1, (3, 3), 3, 2, routes=("raster", "column~")),
+        "five_pixels_own_input": arguments(1, (1, 5), 2, 1, routes=("raster", "raster~"), own=True),
+        "one_quarter_each_apart": arguments(1, (4, 2), 3, 1, routes=quarters(4, 2), absent=("D",), softplus=False),
+        "cut_in_time": arguments(1, (7, 10), 3, 2, routes=("column", "snake~")),
+        "own_input_cut_in_time": arguments(1, (65,), 2, 1, 2, routes=("raster~",), own=True, absent=("delta_bias",)),
     },
     op=routed_scan_op,
     op_arguments=_op_arguments,
     mapped=("x", "delta", "B", "C"),
     interpreted=(
-        "tiny", "one_pixel", "odd_own_input", "one_state_grouped", "unmerged", "own_input_unmerged", "volume",
-        "no_softplus", "one_quarter_each", "one_quarter_each_unmerged", "seven_pixels",
+        "tiny", "one_pixel", "one_state_grouped", "unmerged", "own_input_unmerged", "volume", "one_quarter_each",
+        "one_quarter_each_unmerged", "seven_pixels", "odd_routes_apart", "odd_routes_together",
+        "five_pixels_own_input", "one_quarter_each_apart", "cut_in_time", "own_input_cut_in_time",
     ),
+    within={
+        "odd_routes_apart": routes_apart,
+        "one_quarter_each_apart": routes_apart,
+        "cut_in_time": cut_in_time,
+        "own_input_cut_in_time": cut_in_time,
+        "large_cut_in_time": cut_in_time,
+        "large_routes_together": on_a_gpu_of(0),
+    },
     large={
         "large_cross": arguments(2, (31, 33), 96, 1),
         "large_cross_sixteen_states": arguments(1, (32, 32), 192, 16),
         "large_batch": arguments(64, (14, 14), 64, 1),
         "large_own_input": arguments(3, (197,), 70, 16, routes=("raster", "raster~"), own=True),
         "large_volume": arguments(1, (12, 13, 11), 48, 4, 4, routes=("raster", "raster~", "column")),
+        "large_cut_in_time": arguments(2, (40, 40), 96, 16),
+        "large_routes_together": arguments(3, (29, 31), 70, 2, routes=("raster", "hilbert~", "spiral")),
         "large_quarters": arguments(2, (28, 30), 64, 4, routes=quarters(28, 30)),
     },
     compiled={
         "routed scan, 4 routes, N = 1": Sized(arguments(2, (8, 8), 192, 1), torch.bfloat16),
         "routed scan, 4 routes, N = 16": Sized(arguments(1, (8, 8), 192, 16), torch.bfloat16),
+        "routed scan, 4 routes apart, N = 16": Sized(arguments(2, (8, 8), 192, 16), torch.bfloat16, routes_apart),
+        "routed scan, 4 routes, N = 16, cut in time": Sized(arguments(1, (8, 8), 192, 16), torch.bfloat16, cut_in_time),
         "routed scan, own input, N = 16": Sized(
             arguments(1, (64,), 192, 16, routes=("raster", "raster~"), own=True), torch.bfloat16
         ),
