@@ -181,8 +181,9 @@ SF_INLINE void store_part(T *p, vec<T> x, int64_t count) {
 // max and min that keep a NaN in x. The compilers make two instructions of the comparison, so it is spelled out where one
 // instruction does it: MAXPS returns its second operand when either is NaN.
 #if defined(SF_ISA_avx512)
-SF_INLINE vf at_least(vf x, vf low) { return _mm512_max_ps(low, x); }
-SF_INLINE vf at_most(vf x, vf high) { return _mm512_min_ps(high, x); }
+// The forms with a mask, of all lanes: g++ 12 takes the undefined operand inside _mm512_max_ps for a mistake of ours.
+SF_INLINE vf at_least(vf x, vf low) { return _mm512_maskz_max_ps((__mmask16)-1, low, x); }
+SF_INLINE vf at_most(vf x, vf high) { return _mm512_maskz_min_ps((__mmask16)-1, high, x); }
 #elif defined(SF_ISA_avx2)
 SF_INLINE vf at_least(vf x, vf low) { return _mm256_max_ps(low, x); }
 SF_INLINE vf at_most(vf x, vf high) { return _mm256_min_ps(high, x); }

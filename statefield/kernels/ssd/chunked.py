@@ -158,5 +158,5 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """The operator's backward (op.py tells the contract), by autograd through the chunks."""
     inputs = (x, dt, A, B, C, D, z, dt_bias, initial_state)
-    options = {"dt_softplus": dt_softplus, "dt_min": dt_min, "dt_max": dt_max, "chunk": chunk}
-    return gradients_by_autograd(functools.partial(ssd_chunked, **options), inputs, (grad_y, grad_last))
+    scan = functools.partial(ssd_chunked, dt_softplus=dt_softplus, dt_min=dt_min, dt_max=dt_max, chunk=chunk)
+    return gradients_by_autograd(scan, inputs, (grad_y, grad_last))
