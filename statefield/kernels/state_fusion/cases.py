@@ -55,6 +55,7 @@ FAMILY = Family(
         "one_dilation_sixteen_states": arguments(1, 2, 3, 16, 3, dilations=(1,)),
         "four_dilations": arguments(1, 3, 5, 3, 4, dilations=(1, 3, 5, 7), reads="C"),
         "two_far_dilations": arguments(1, 1, 3, 1, 2, dilations=(2, 7)),
+        "one_far_dilation_on_a_tall_map": arguments(1, 18, 1, 1, 1, dilations=(17,), reads=""),
         "small_map": arguments(1, 4, 3, 1, 3),
         "one_column": arguments(2, 2, 1, 1, 2, reads="C"),
         "one_row_of_states": arguments(1, 1, 5, 3, 2, dilations=(2,), reads=""),
@@ -65,6 +66,7 @@ FAMILY = Family(
     mapped=("h", "C", "u"),
     interpreted=(
         "two_far_dilations",
+        "one_far_dilation_on_a_tall_map",
         "one_pixel",
         "small_map",
         "one_column",

@@ -213,12 +213,13 @@ def _sum_of_readers(grad_fused, i, j, dy, dx, height, width, states, channels, e
     """[e]: the gradients of all outputs that read pixel (i, j) through the tap at offset (dy, dx)."""
     first_row, last_row = _readers(i, dy, height)
     first_column, last_column = _readers(j, dx, width)
-    row = first_row + tl.arange(0, ROWS)
-    mask = (row <= last_row)[:, None] & mask_e[None, :]
     total = tl.zeros([ROWS, e.shape[0]], grad_fused.dtype.element_ty)
-    for column in range(first_column, last_column + 1):
-        place = (row.to(tl.int64) * width + column) * states * channels
-        total += tl.load(grad_fused + place[:, None] + e[None, :], mask=mask, other=0.0)
+    for top in range(first_row, last_row + 1, ROWS):
+        row = top + tl.arange(0, ROWS)
+        mask = (row <= last_row)[:, None] & mask_e[None, :]
+        for column in range(first_column, last_column + 1):
+            place = (row.to(tl.int64) * width + column) * states * channels
+            total += tl.load(grad_fused + place[:, None] + e[None, :], mask=mask, other=0.0)
     return tl.sum(total, 0)
 
 
@@ -227,7 +228,7 @@ def fusion_border_kernel(
     grad_fused, weight, alpha, grad_h, height, width, states, channels,
     DILATIONS: tl.constexpr, KERNELS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of h at one pixel of the border of the map. ROWS exceeds the largest dilation."""
+    """The gradient of h at one pixel of the border of the map; ROWS of the outputs that read it at once."""
     sides_y, sides_x = tl.minimum(height, 2), tl.minimum(width, 2)
     pixels = width * sides_y + tl.maximum(height - 2, 0) * sides_x
     blocks = tl.cdiv(channels, CHANNELS)
@@ -314,7 +315,7 @@ def backward(
             fusion_inner_kernel[grid](grad_fused, weight, alpha, grad_h, *sizes, **kernels, **constants)
         border = width * min(height, 2) + max(height - 2, 0) * min(width, 2)
         fusion_border_kernel[(border * blocks * states * batch,)](
-            grad_fused, weight, alpha, grad_h, *sizes, **kernels, ROWS=triton.next_power_of_2(max(dilations) + 1),
+            grad_fused, weight, alpha, grad_h, *sizes, **kernels, ROWS=triton.next_power_of_2(min(max(dilations), 15) + 1),
             CHANNELS=constants["CHANNELS"], num_warps=1, enable_fp_fusion=True,
         )  # fmt: skip
 
