@@ -52,6 +52,8 @@ FAMILY = Family(
         "sixteen_splits": arguments(1, 65, 33, splits=16),
         "one_split": arguments(1, 33, 5, decay=1.0, splits=1),
         "odd_official_gradient": arguments(2, 67, 6, gradient="official"),
+        "odd_few_tokens": arguments(1, 5, 3, decay=9.0, splits=2, gradient="official"),
+        "paper_few_tokens": arguments(1, 7, 2, decay=21.0, keys=4.0, mode="paper", splits=2),
         "paper_one_token": arguments(1, 1, 3, mode="paper"),
         "growing_with_distance": arguments(1, 70, 9, decay=-5.0),
         "falling_fast": arguments(1, 41, 9, decay=15.0),
@@ -62,6 +64,7 @@ FAMILY = Family(
     op=wkv_op,
     op_arguments=_op_arguments,
     mapped=("k", "v"),
+    interpreted=("tiny", "one_token", "odd_few_tokens", "paper_few_tokens"),
     large={
         "large_196": arguments(8, 196, 192),
         "large_1024": arguments(2, 1024, 384),

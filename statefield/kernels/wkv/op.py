@@ -26,6 +26,7 @@ _HOME = "statefield.kernels.wkv"
 OPERATOR = _choice.operator(
     "wkv",
     native=f"{_HOME}.native",
+    triton=f"{_HOME}.triton",
     reference=f"{_HOME}.reference",
 )
 
