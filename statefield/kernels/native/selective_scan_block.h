@@ -32,9 +32,10 @@ struct rows {
     SF_INLINE const T *at(int64_t t) const { return base ? base + t * stride : nullptr; }
 };
 
-// Which row of its tensors a sequence has at a step. In order: row t at step t, and results are stored.
+// Which row of its tensors a sequence has at a step; whether results are stored or added, may be stored past the caches, may
+// be gated. In order: row t at step t.
 struct in_order {
-    static constexpr bool adds = false, streams = true;
+    static constexpr bool adds = false, streams = true, gated = true;
     const int64_t out_row, delta_row, weights_row;  // from row to row of out (or grad_u), grad_delta, grad_B: elements
 
     explicit in_order(const sf_scan &s)
@@ -44,7 +45,7 @@ struct in_order {
 };
 // Along a route: step t is at token order[t], and where another route has been before, results are added.
 struct along_route {
-    static constexpr bool streams = false;  // the next route reads what this one has written
+    static constexpr bool streams = false, gated = false;  // the next route reads what this one has written
     const int64_t *order;
     const int64_t last, out_row, delta_row, weights_row;
     const bool adds;
@@ -61,12 +62,13 @@ struct block {
     int64_t batch, group;
     int64_t first, width, vectors;  // channels [first, first + width)
     V *state, *A2, *B, *C;          // [vectors][N]; A2 is A log2(e); B and C where constant in time
-    V *D, *bias, *dt;               // [vectors]; dt is for the step at hand
+    V *D, *bias;                    // [vectors]
+    V *dt, *small;                  // [vectors] of the step at hand: dt, and exp(-|delta + bias|)
     bool decaying;                  // no entry of A is positive (or NaN)
 
     static size_t bytes(const sf_scan &s, int64_t vectors) {
         const int64_t tables = 2 + (s.b_constant != 0) + (s.c_constant != 0);
-        return (size_t)(vectors * (tables * s.states + 3)) * sizeof(V);
+        return (size_t)(vectors * (tables * s.states + 4)) * sizeof(V);
     }
 
     block(const sf_scan &s, int64_t batch, int64_t group, int64_t first_vector, int64_t end_vector, void *memory)
@@ -82,7 +84,8 @@ struct block {
         D = A2 + vectors * N;
         bias = D + vectors;
         dt = bias + vectors;
-        B = dt + vectors;
+        small = dt + vectors;
+        B = small + vectors;
         C = B + (s.b_constant ? vectors * N : 0);
         const T *A = (const T *)s.A + first * N;
         gather(A2, A, N);
