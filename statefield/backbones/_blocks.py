@@ -53,6 +53,23 @@ class DepthwiseConv(nn.Conv2d):
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
+class CausalConv(nn.Conv1d):
+    """A depthwise convolution over the tokens before each token and itself, [B, L, C] -> [B, L, C].
+
+    With `reverse` it looks at the tokens behind: a causal convolution of the reversed sequence, reversed again.
+    """
+
+    def __init__(self, channels: int, taps: int = 4, *, reverse: bool = False) -> None:
+        super().__init__(channels, channels, taps, groups=channels)
+        self.reverse = reverse
+
+    def forward(self, x: Tensor) -> Tensor:
+        reach = self.kernel_size[0] - 1
+        weight = self.weight.flip(-1) if self.reverse else self.weight
+        x = functional.pad(x.transpose(1, 2), (0, reach) if self.reverse else (reach, 0))
+        return functional.conv1d(x, weight, self.bias, groups=self.groups).transpose(1, 2)
+
+
 def split_phases(x: Tensor, dilation: int) -> Tensor:
     """Deal a map out to its `dilation`^2 interleaved sub-grids: [B, H, W, C] -> [B d d, ceil(H/d), ceil(W/d), C].
 

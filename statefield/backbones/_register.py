@@ -5,6 +5,7 @@ timm only warns when a name is registered twice, and forgets the first model; he
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -80,13 +81,25 @@ def build_backbone(
     name: str,
     pretrained: bool,
     filter_fn: Callable[[dict[str, Any], nn.Module], dict[str, Any]],
+    *,
+    feature_indices: tuple[int, ...] = (0, 1, 2, 3),
     **kwargs: Any,
 ) -> nn.Module:
     """Build through timm, so that `features_only`, `out_indices` and `pretrained_cfg_overlay` mean what they do there.
 
-    Four-stage backbones answer `features_only=True` without `out_indices` by all four maps, taken from inside the
-    whole model ("getter"): timm's default wrapper rebuilds a net from its children and loses what `forward` does.
+    `features_only=True` without `out_indices` gives the maps at `feature_indices`, all four of a four-stage backbone.
+    They are taken from inside the whole model ("getter"): timm's default wrapper rebuilds a net from its children and
+    loses what `forward` does.
+
+    Raises:
+        CheckpointError: `pretrained`, and nobody hosts weights.
+        ConfigError: `output_stride`, and the family has none.
     """
+    if "output_stride" in kwargs and "output_stride" not in inspect.signature(model_cls).parameters:
+        raise ConfigError(
+            f"output_stride {kwargs['output_stride']} cannot be had from {name}: the strides of its maps are fixed. "
+            f"Choose a decoder that takes strides 4 to 32 (Unet, FPN, UPerNet, ...), or a backbone that can be dilated."
+        )
     overlay = kwargs.get("pretrained_cfg_overlay") or {}
     if pretrained and not any(overlay.get(key) for key in ("file", "url", "hf_hub_id", "state_dict")):
         raise CheckpointError(
@@ -98,7 +111,7 @@ def build_backbone(
         model_cls,
         name,
         pretrained,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        feature_cfg={"out_indices": feature_indices, "feature_cls": "getter"},
         pretrained_filter_fn=filter_fn,
         **kwargs,
     )

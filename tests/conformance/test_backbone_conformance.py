@@ -19,20 +19,54 @@ from statefield.backbones._register import check_backbone_name
 from statefield.backbones.checkpoints import backbone_of, load_entries
 from statefield.errors import ConfigError
 
-TWINS = {"Spatial-Mamba": ("spatial_mamba_nano", {"dims": 8, "depths": (1, 1, 1, 1), "drop_path_rate": 0.0})}
+TWINS = {
+    "Spatial-Mamba": ("spatial_mamba_nano", {"dims": 8, "depths": (1, 1, 1, 1), "drop_path_rate": 0.0}),
+    "Vim": ("vim_tiny_pyramid", {"dim": 8, "num_layers": 4, "d_state": 4, "img_size": 32}),
+}
+# The same families without a pyramid: maps of one size behind every block.
+ISOTROPIC_TWINS = {
+    "Vim": ("vim_tiny", {"dim": 8, "num_layers": 4, "d_state": 4, "img_size": 32}),
+}
+STRIDED_DECODERS = ("deeplabv3", "deeplabv3plus", "pan")  # ask the encoder for an output stride
 SMP_DECODERS = (
     *("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet"),
     *("deeplabv3", "deeplabv3plus", "pan", "upernet", "segformer", "dpt"),
 )
 
 every_name = pytest.mark.parametrize("name", list_models())
-every_family = pytest.mark.parametrize("family", sorted({info.family for info in BACKBONES.values()}))
+every_family = pytest.mark.parametrize("family", TWINS)
+every_isotropic_family = pytest.mark.parametrize("family", ISOTROPIC_TWINS)
+
+
+def test_every_family_has_a_twin():
+    assert set(TWINS) == {info.family for info in BACKBONES.values()}
 
 
 def twin(family: str, **kwargs) -> nn.Module:
     name, small = TWINS[family]
     torch.manual_seed(0)
     return create_model(name, **(small | kwargs))
+
+
+def isotropic_twin(family: str, **kwargs) -> nn.Module:
+    name, small = ISOTROPIC_TWINS[family]
+    torch.manual_seed(0)
+    return create_model(name, **(small | kwargs))
+
+
+def dilatable(family: str) -> bool:
+    """Whether the family has an output stride, which the others have to refuse."""
+    try:
+        twin(family, output_stride=16)
+    except ConfigError:
+        return False
+    return True
+
+
+def responses(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """All that a model says of an image, in one vector: class scores and every map."""
+    last, maps = model.forward_intermediates(x)
+    return torch.cat([model.forward_head(last).flatten(), *(feature_map.flatten() for feature_map in maps)])
 
 
 def image(*shape: int) -> torch.Tensor:
@@ -45,8 +79,13 @@ def test_builds_on_the_meta_device_with_no_arguments_and_tells_its_pyramid(name)
         wrapped = timm.create_model(name, features_only=True)
         whole = timm.create_model(name)
     assert all(parameter.is_meta for parameter in whole.parameters())
-    assert wrapped.feature_info.reduction() == [4, 8, 16, 32]
-    assert wrapped.feature_info.channels() == [info["num_chs"] for info in whole.feature_info]
+    reductions = wrapped.feature_info.reduction()
+    if len(set(reductions)) > 1:
+        assert reductions == [4, 8, 16, 32]
+    else:
+        assert len(reductions) == 4 and reductions[0] in (4, 8, 16)
+    chosen = [whole.feature_info[index] for index in wrapped.feature_info.out_indices]
+    assert wrapped.feature_info.channels() == [info["num_chs"] for info in chosen]
     for info in whole.feature_info:
         whole.get_submodule(info["module"])
 
@@ -95,7 +134,7 @@ def test_features_only_gives_the_same_maps_as_the_whole_model(family):
     whole, x = twin(family).eval(), image(2, 3, 64, 96)
     wrapped = twin(family, features_only=True).eval()
     report = load_entries(wrapped, whole.state_dict(), source="the whole model")
-    assert {name.split(".")[0] for name in report.set_aside} == {"norm", "head"}
+    assert {name.removeprefix("body.").split(".")[0] for name in report.set_aside} == {"norm", "head"}
     with torch.no_grad():
         last, inside = whole.forward_intermediates(x)
         outside = wrapped(x)
@@ -124,7 +163,11 @@ def test_chosen_maps_are_those_of_all_maps(family, indices):
 
 @every_family
 @pytest.mark.parametrize(("output_stride", "reductions"), [(8, [4, 8, 8, 8]), (16, [4, 8, 16, 16])])
-def test_output_stride_is_honoured_and_reported(family, output_stride, reductions):
+def test_output_stride_is_honoured_and_reported_or_refused(family, output_stride, reductions):
+    if not dilatable(family):
+        with pytest.raises(ConfigError, match=f"output_stride {output_stride} cannot be had"):
+            twin(family, features_only=True, output_stride=output_stride)
+        return
     wrapped = twin(family, features_only=True, output_stride=output_stride).eval()
     assert wrapped.feature_info.reduction() == reductions
     with torch.no_grad():
@@ -155,6 +198,10 @@ def test_any_channels_and_any_size(family, in_chans, size):
 @pytest.mark.parametrize("decoder", SMP_DECODERS)
 def test_smp_decoders_run_forward_and_backward(family, decoder):
     name, small = TWINS[family]
+    if decoder in STRIDED_DECODERS and not dilatable(family):
+        with pytest.raises(ConfigError, match="output_stride"):
+            smp.create_model(decoder, f"tu-{name}", encoder_weights=None, **small)
+        return
     side = 128 if decoder == "pan" else 64  # PAN's pooling pyramid needs 128
     options = small | ({"decoder_readout": "ignore"} if decoder == "dpt" else {})  # the others have no such readout
     model = smp.create_model(decoder, f"tu-{name}", encoder_weights=None, in_channels=2, classes=3, **options)
@@ -163,7 +210,13 @@ def test_smp_decoders_run_forward_and_backward(family, decoder):
     logits.square().mean().backward()
     unreached = {key for key, parameter in model.encoder.named_parameters() if parameter.grad is None}
     if decoder == "dpt":  # keeps the whole model, with a head that its maps do not pass
-        unreached = {key for key in unreached if not key.startswith(("model.norm", "model.head"))}
+        unreached = {
+            key
+            for key in unreached
+            if not key.startswith(("model.norm", "model.head", "model.body.norm", "model.body.head"))
+        }
+    if decoder == "pspnet":  # reads the last of its maps alone
+        unreached = {key for key in unreached if ".neck." not in key}
     assert unreached == set()
     assert model.encoder.model.get_parameter(_first_convolution(model.encoder.model)).grad.abs().max() > 0
 
@@ -180,7 +233,7 @@ def test_gradient_checkpointing_gives_equal_gradients(family):
     for enable in (False, True):
         model.set_grad_checkpointing(enable)
         model.zero_grad()
-        model(x).square().sum().backward()
+        responses(model, x).square().sum().backward()
         gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
@@ -193,28 +246,28 @@ def test_evaluation_follows_every_change_of_a_parameter(family):
     generator = torch.Generator().manual_seed(2)
     of_each_kind = {re.sub(r"(?<=\.)\d+(?=\.)", "#", name): name for name, _ in model.named_parameters()}
     with torch.no_grad():
-        before = model(x)
+        before = responses(model, x)
         for name in of_each_kind.values():
             parameter = model.get_parameter(name)
             kept = parameter.clone()
             parameter.add_(torch.rand(parameter.shape, generator=generator) + 0.5)
-            assert (model(x) - before).abs().max() > 0, f"{name} has no effect after an evaluation"
+            assert (responses(model, x) - before).abs().max() > 0, f"{name} has no effect after an evaluation"
             parameter.copy_(kept)
-        torch.testing.assert_close(model(x), before, rtol=0, atol=0)
+        torch.testing.assert_close(responses(model, x), before, rtol=0, atol=0)
 
 
 @every_family
 def test_bfloat16_autocast_stays_finite_and_near(family):
     model, x = twin(family).train(), image(2, 3, 64, 64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = model(x)
-    logits.float().square().sum().backward()
+        everything = responses(model, x)
+    everything.float().square().sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
     model.eval()
     with torch.no_grad():
-        exact = model(x)
+        exact = responses(model, x)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            rough = model(x).float()
+            rough = responses(model, x).float()
     # bfloat16 keeps 8 bits, so a relative error of about 1/256 enters at every layer
     assert (rough - exact).abs().max() < 0.1 * exact.abs().max()
 
@@ -251,3 +304,61 @@ def test_a_state_dict_survives_a_round_trip_through_a_fresh_model(family):
         assert len(report.loaded) == len(first.state_dict())
         torch.testing.assert_close(second(x), first(x), rtol=0, atol=0)
     assert backbone_of(second) is second
+
+
+@every_isotropic_family
+def test_isotropic_maps_are_the_blocks_tokens_without_class_tokens(family):
+    whole, x = isotropic_twin(family, num_classes=5).eval(), image(2, 3, 48, 64)
+    wrapped = isotropic_twin(family, features_only=True).eval()
+    load_entries(wrapped, whole.state_dict(), source="the whole model")
+    stride = whole.feature_info[0]["reduction"]
+    with torch.no_grad():
+        tokens, maps = whole.forward_intermediates(x)
+        outside = wrapped(x)
+        assert len(maps) == len(whole.blocks) == 4
+        for ours, theirs in zip(outside, maps, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+        assert all(m.shape == (2, whole.embed_dim, 48 // stride, 64 // stride) for m in maps)
+        torch.testing.assert_close(whole(x), whole.forward_head(tokens))
+        torch.testing.assert_close(whole.forward_features(x), tokens)
+        normed = whole.forward_intermediates(x, [-1], norm=True, intermediates_only=True)[0]
+        torch.testing.assert_close(whole.patches(tokens), normed.flatten(2).transpose(1, 2))
+
+
+@every_isotropic_family
+@pytest.mark.parametrize("size", [(64, 64), (37, 51), (5, 1)])
+def test_isotropic_models_take_any_size(family, size):
+    whole = isotropic_twin(family, num_classes=5, in_chans=2).eval()
+    with torch.no_grad():
+        scores = whole(image(2, 2, *size))
+    assert scores.shape == (2, 5) and torch.isfinite(scores).all()
+
+
+@every_isotropic_family
+def test_shuffled_layers_change_training_alone_and_put_tokens_back(family):
+    """Each block without exchange between tokens leaves no trace of the shuffle; with it, only training differs."""
+    x = image(2, 3, 48, 64)
+    plain, shuffled = isotropic_twin(family).eval(), isotropic_twin(family, shuffle_rate=1.0).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(shuffled(x), plain(x), rtol=0, atol=0)
+        plain.train(), shuffled.train()
+        torch.manual_seed(0)
+        assert (shuffled(x) - plain(x)).abs().max() > 0
+        for model in (plain, shuffled):
+            for block in model.blocks:
+                block.forward = lambda tokens, grid: tokens * 2
+        torch.testing.assert_close(shuffled(x), plain(x))
+    assert shuffled.shuffle_rates == pytest.approx([0, 1 / 3, 2 / 3, 1])
+
+
+@every_isotropic_family
+def test_gradient_checkpointing_gives_equal_gradients_in_an_isotropic_model(family):
+    model, x = isotropic_twin(family, num_classes=3).train(), image(2, 3, 32, 32)
+    gradients = []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        model(x).square().sum().backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)

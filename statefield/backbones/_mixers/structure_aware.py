@@ -1,4 +1,4 @@
-"""Token mixers: how a block exchanges information between pixels.
+"""Spatial-Mamba's mixer: one raster scan whose states are fused along the image's structure.
 
 Symbols   B batch · H, W map · C channels of the block · E = expand C inner channels · N states a channel
           R rank of the step size · K dilations of the fusion
@@ -13,11 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from statefield.backbones._blocks import DepthwiseConv, inverse_softplus
+from statefield.backbones._blocks import DepthwiseConv
+from statefield.backbones._mixers.initial import log_of_counting_, step_bias_, step_weight_
 from statefield.kernels import structure_aware_scan
-
-STEP_RANGE = (1e-3, 1e-1)  # the interval that initial step sizes are drawn from, log-uniformly (Mamba)
-SMALLEST_STEP = 1e-4
 
 
 class StateFusion(nn.Module):
@@ -86,12 +84,9 @@ class StructureAwareMixer(nn.Module):
     def reset_ssm_parameters(self) -> None:
         """Initial values of what drives the recurrence; the other layers follow the model's rule."""
         nn.init.kaiming_uniform_(self.x_proj.weight, a=math.sqrt(5))
-        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        low, high = (math.log(step) for step in STEP_RANGE)
-        with torch.no_grad():
-            step = torch.empty_like(self.dt_bias).uniform_(low, high).exp().clamp(min=SMALLEST_STEP)
-            self.dt_bias.copy_(inverse_softplus(step))
-            self.A_log.copy_(torch.arange(1, self.d_state + 1, device=self.A_log.device).log().expand_as(self.A_log))
+        step_weight_(self.dt_proj.weight)
+        step_bias_(self.dt_bias)
+        log_of_counting_(self.A_log)
 
     def scan_inputs(self, x: Tensor) -> ScanInputs:
         """From the map's own half of the inner projection, [B, H, W, E], to what is scanned."""
