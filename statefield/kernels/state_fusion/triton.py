@@ -315,8 +315,9 @@ def backward(
             fusion_inner_kernel[grid](grad_fused, weight, alpha, grad_h, *sizes, **kernels, **constants)
         border = width * min(height, 2) + max(height - 2, 0) * min(width, 2)
         fusion_border_kernel[(border * blocks * states * batch,)](
-            grad_fused, weight, alpha, grad_h, *sizes, **kernels, ROWS=triton.next_power_of_2(min(max(dilations), 15) + 1),
-            CHANNELS=constants["CHANNELS"], num_warps=1, enable_fp_fusion=True,
+            grad_fused, weight, alpha, grad_h, *sizes, **kernels,
+            ROWS=triton.next_power_of_2(min(max(dilations), 15) + 1), CHANNELS=constants["CHANNELS"],
+            num_warps=1, enable_fp_fusion=True,
         )  # fmt: skip
 
     taps = partial_taps.sum(0)
