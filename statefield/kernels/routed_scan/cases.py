@@ -88,7 +88,7 @@ cut_in_time = on_a_gpu_of(10_000)
 
 
 def _op_arguments(given: dict[str, Any]) -> tuple[Any, ...]:
-    tensors = (given.get(name) for name in ("x", "delta", "A", "B", "C", "D", "delta_bias"))
+    tensors: list[Any] = [given.get(name) for name in ("x", "delta", "A", "B", "C", "D", "delta_bias")]
     order = order_of(given["routes"], tuple(given["delta"].shape[1:-2]), given["x"])
     return (*_by_token(*tensors), order, given["delta_softplus"], given["merge"], True)
 
