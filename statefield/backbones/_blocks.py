@@ -41,16 +41,54 @@ class ConvNorm(nn.Sequential):
 
 
 class DepthwiseConv(nn.Conv2d):
-    """A 3 x 3 depthwise convolution with zero padding and bias, [B, H, W, C] -> [B, H, W, C].
+    """A depthwise convolution with zero padding, [B, H, W, C] -> [B, H, W, C].
 
     The permutations are views: a channels-last map is what torch calls the channels_last memory format.
     """
 
-    def __init__(self, channels: int, kernel_size: int = 3) -> None:
-        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+    def __init__(self, channels: int, kernel_size: int = 3, *, bias: bool = True) -> None:
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class PatchMerging(nn.Module):
+    """Halve a map and widen it: four neighbours side by side, LayerNorm, a linear layer; [B, H, W, C] -> [B, ., ., C'].
+
+    Sides are rounded up; what lies beyond is zero. With `stride=1` the map keeps its size and the neighbours lie
+    `dilation` apart, as a stage that runs à trous asks.
+    Source: Swin Transformer, as VMamba has it (neighbours below before neighbours to the right).
+    """
+
+    def __init__(self, channels: int, out_channels: int, *, stride: int = 2, dilation: int = 1) -> None:
+        super().__init__()
+        self.stride, self.dilation = stride, dilation
+        self.norm = nn.LayerNorm(4 * channels)
+        self.reduction = nn.Linear(4 * channels, out_channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, height, width, _ = x.shape
+        far, step = self.dilation, self.stride
+        x = functional.pad(x, (0, 0, 0, far, 0, far))
+        places = ((0, 0), (far, 0), (0, far), (far, far))
+        x = torch.cat([x[:, i : i + height : step, j : j + width : step] for i, j in places], dim=-1)
+        return self.reduction(self.norm(x))
+
+
+class ConvMerging(nn.Module):
+    """Halve a map and widen it by a 3 x 3 convolution, then LayerNorm: [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C'].
+
+    With `stride=1` the map keeps its size; `dilation` is the spacing of the sub-grids that it arrives with.
+    """
+
+    def __init__(self, channels: int, out_channels: int, *, stride: int = 2, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out_channels, 3, stride=stride, padding=dilation, dilation=dilation)
+        self.norm = nn.LayerNorm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
 class CausalConv(nn.Conv1d):

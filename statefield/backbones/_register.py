@@ -6,7 +6,8 @@ timm only warns when a name is registered twice, and forgets the first model; he
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,31 @@ def register_backbone(info: BackboneInfo) -> Callable[[Callable[..., nn.Module]]
         return register_in_timm(entry)
 
     return file
+
+
+def register_sizes(
+    module: str, sizes: Mapping[str, tuple[BackboneInfo, dict[str, Any]]], create: Callable[..., nn.Module]
+) -> None:
+    """Register the sizes of a family that differ in their arguments alone, each as a function of its name in `module`.
+
+    Args:
+        module: `__name__` of the family's module, which holds `default_cfgs` with every name.
+        sizes: name -> what is known of it, and its default arguments.
+        create: called as `create(name, pretrained, **arguments)`.
+    """
+
+    def file(name: str, info: BackboneInfo, defaults: dict[str, Any]) -> None:
+        def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+            return create(name, pretrained, **(defaults | kwargs))
+
+        given = ", ".join(f"{key} {value}" for key, value in defaults.items())
+        entry.__name__ = entry.__qualname__ = name
+        entry.__module__ = module
+        entry.__doc__ = f"{name} of {info.paper}: {given or 'the defaults of its class'}."
+        setattr(sys.modules[module], name, register_backbone(info)(entry))
+
+    for name, (info, defaults) in sizes.items():
+        file(name, info, defaults)
 
 
 def check_backbone_name(name: str) -> None:

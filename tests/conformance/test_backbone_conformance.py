@@ -21,6 +21,7 @@ from statefield.errors import ConfigError
 
 TWINS = {
     "Spatial-Mamba": ("spatial_mamba_nano", {"dims": 8, "depths": (1, 1, 1, 1), "drop_path_rate": 0.0}),
+    "VMamba": ("vmamba_tiny_s1l8", {"dims": 8, "depths": (1, 1, 1, 1), "drop_path_rate": 0.0}),
     "Vim": ("vim_tiny_pyramid", {"dim": 8, "num_layers": 4, "d_state": 4, "img_size": 32}),
 }
 # The same families without a pyramid: maps of one size behind every block.

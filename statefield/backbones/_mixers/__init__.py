@@ -1,6 +1,7 @@
 """Token mixers: how a block exchanges information between pixels. Each is written over the operators of `kernels`."""
 
 from statefield.backbones._mixers.bidirectional import BidirectionalMixer
+from statefield.backbones._mixers.cross_scan import CrossDualityMixer, CrossScanMixer
 from statefield.backbones._mixers.structure_aware import StateFusion, StructureAwareMixer
 
-__all__ = ["BidirectionalMixer", "StateFusion", "StructureAwareMixer"]
+__all__ = ["BidirectionalMixer", "CrossDualityMixer", "CrossScanMixer", "StateFusion", "StructureAwareMixer"]
