@@ -39,11 +39,11 @@ struct forward_steps {
         __builtin_prefetch(delta + v * W + ahead);
         const P x = read<P, Whole>(delta + v * W, left) + at<P>(bias + v, 1);
         put(dt + v, 1, x);
-        if (Decaying || soft) put(small + v, 1, softplus_small(x));
+        if (Decaying || soft) put(small + v, 1, softplus_exp(x));
     }
     template <typename P>
     SF_INLINE void soften(int64_t v) const {
-        put(dt + v, 1, softplus_of(at<P>(dt + v, 1), at<P>(small + v, 1)));
+        put(dt + v, 1, softplus_from(at<P>(dt + v, 1), at<P>(small + v, 1)));
     }
 
     // One step of these channels.

@@ -320,16 +320,16 @@ SF_INLINE twin<vf> keep_above_20(twin<vf>, twin<vf> soft) { return soft; }
 // log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)), and x alone above 20, as the official kernel has it.
 // In two halves for loops that are better off with short chains: the exponential, and what is made of it.
 template <typename P>
-SF_INLINE P softplus_small(P x) {
+SF_INLINE P softplus_exp(P x) {
     return exp2_nonpositive(magnitude(x) * all<P>((scalar_of<P>)-LOG2E));
 }
 template <typename P>
-SF_INLINE P softplus_of(P x, P small) {
+SF_INLINE P softplus_from(P x, P small) {
     return keep_above_20(x, at_least(x, P{}) + functions<P>::log1p_unit(small));
 }
 template <typename P>
 SF_INLINE P softplus(P x) {
-    return softplus_of(x, softplus_small(x));
+    return softplus_from(x, softplus_exp(x));
 }
 template <typename P>
 SF_INLINE P sigmoid(P x) {
