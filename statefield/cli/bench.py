@@ -56,11 +56,13 @@ def _print(console: Console, report: Report) -> None:
         table = Table(title=f"{operator}: {case}", title_justify="left")
         for heading in ("direction", "by", "error"):
             table.add_column(heading)
-        for heading in ("ms", "of byte roof", "of exp roof"):
+        rows = [row for row in report.rows if (row.operator, row.case) == (operator, case)]
+        weighed = any(row.extra_mib is not None for row in rows)
+        for heading in ("ms", "of byte roof", "of exp roof", *(["extra MiB"] if weighed else [])):
             table.add_column(heading, justify="right")
-        for row in report.rows:
-            if (row.operator, row.case) == (operator, case):
-                table.add_row(row.direction, row.by, *_cells(row))
+        for row in rows:
+            memory = "-" if row.extra_mib is None else f"{row.extra_mib:.0f}"
+            table.add_row(row.direction, row.by, *_cells(row), *([memory] if weighed else []))
         console.print(table)
     goals = Table("goal", "measured", "wanted", "", title="Goals", title_justify="left")
     for goal in report.goals:

@@ -117,7 +117,11 @@ def check_file(path: Path, debug: bool = False) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.npz")
-    parser.add_argument("--kernels", choices=("reference", "chunked", "native"), help="the implementation to check")
+    parser.add_argument(
+        "--kernels",
+        choices=("reference", "chunked", "native", "triton"),
+        help="the implementation to check (triton on the CPU needs TRITON_INTERPRET=1, and minutes)",
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of a file that cannot be checked")
     options = parser.parse_args(arguments)
     with use_kernels(options.kernels) if options.kernels else contextlib.nullcontext():
