@@ -23,7 +23,7 @@ def order_of(routes: Sequence[str] | Tensor, shape: tuple[int, ...], like: Tenso
     Args:
         routes: names of `statefield.kernels.routes` ("snake", "snake~"), at least one; or the orders themselves, int64
             [K, T], T <= L = prod(shape), each row without repetition.
-        shape: sizes of the grid's axes. A sequence (L,) is a grid of one row.
+        shape: sizes of the grid's axes.
     Raises:
         ShapeError, ConfigError: orders that are not of this grid. UnknownName: no such route.
     """
@@ -41,9 +41,8 @@ def order_of(routes: Sequence[str] | Tensor, shape: tuple[int, ...], like: Tenso
 
 @lru_cache(maxsize=256)
 def _orders(names: tuple[str, ...], shape: tuple[int, ...], device: torch.device) -> Tensor:
-    grid = shape if len(shape) > 1 else (1, *shape)
     with torch.inference_mode(False):  # what is kept has to serve training too
-        return torch.stack([route_order(name, grid) for name in names]).to(device)
+        return torch.stack([route_order(name, shape) for name in names]).to(device)
 
 
 def _route_orders(names: str, shape: Sequence[int], device: torch.device) -> Tensor:
