@@ -1,6 +1,7 @@
 """State-space operators on tensors: floor 0 of the house. Imports torch and numpy, triton only when it is used."""
 
 from statefield.kernels._choice import KernelRow, implementations, use_kernels
+from statefield.kernels.causal_conv1d import causal_conv1d
 from statefield.kernels.mlstm import mlstm
 from statefield.kernels.non_causal_ssd import non_causal_ssd
 from statefield.kernels.routed_scan import routed_scan
@@ -12,6 +13,7 @@ from statefield.kernels.wkv import wkv
 
 __all__ = [
     "KernelRow",
+    "causal_conv1d",
     "implementations",
     "mlstm",
     "non_causal_ssd",
