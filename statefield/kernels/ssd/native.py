@@ -36,7 +36,7 @@ class _Scan(ctypes.Structure):
 
 
 def _dense_last(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """The tensor in `dtype`; [b, L, h, p] with a dense last axis (any strides otherwise), [b, L, h] with any strides."""
+    """The tensor in `dtype`, [b, L, h, p] with a dense last axis; other strides may be any."""
     if tensor is None:
         return None
     tensor = tensor.to(dtype)
