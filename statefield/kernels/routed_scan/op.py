@@ -16,9 +16,9 @@ at the token's place in the image, never in the order of a route:
     y, grad_y   merge: [b, L, E], the sum over the routes (in the order of k); otherwise [b, L, K, E]. In x's dtype.
                 Zero where no route passes. grad_y may have any strides.
     states      [b, K, ceil(T / CHUNK), N, E] in the state dtype (float32; float64 where x is float64): the states
-                before steps 0, CHUNK, 2 CHUNK, ... of each route (the first is zero) if keep_states, else an empty tensor
-                shape [0]. They are all that the backward needs beside the inputs, and they mean the same in every
-                implementation, so a backward may run in another implementation than its forward.
+                before steps 0, CHUNK, 2 CHUNK, ... of each route (the first is zero) if keep_states, else an empty
+                tensor of shape [0]. They are all that the backward needs beside the inputs, and they mean the same in
+                every implementation, so a backward may run in another implementation than its forward.
 
 Gradients have their input's shape (zero at tokens that are not visited); op.py casts them to its dtype. L, E, N, K
 >= 1; an empty batch is answered here, before an implementation is asked.
