@@ -11,6 +11,7 @@ Shapes: B batch, L length, D channels, K taps.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -48,6 +49,5 @@ def backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool
 ) -> Sequence[Tensor | None]:
     """The operator's backward (op.py tells the contract), by autograd through the taps."""
-    return gradients_by_autograd(
-        lambda *inputs: (causal_conv1d_reference(*inputs, silu, reverse),), (x, weight, bias), (grad,)
-    )
+    convolve = functools.partial(causal_conv1d_reference, silu=silu, reverse=reverse)
+    return gradients_by_autograd(lambda *inputs: (convolve(*inputs),), (x, weight, bias), (grad,))

@@ -27,6 +27,7 @@ OPERATOR = _choice.operator(
     "wkv",
     native=f"{_HOME}.native",
     triton=f"{_HOME}.triton",
+    chunked=f"{_HOME}.chunked",
     reference=f"{_HOME}.reference",
 )
 
