@@ -15,7 +15,7 @@ namespace SF_ISA {
 namespace {
 
 constexpr int64_t PACKED_ROWS = 64;  // positions of a packed panel: 4 KiB beside 16 KiB of B, both in the first cache
-constexpr int64_t CHUNK_ROWS = 48;   // positions that meet all panels of the state while their own rows are in cache
+constexpr int64_t CHUNK_ROWS = 36;   // positions that meet all panels of the state while their own rows are in cache
 
 template <typename T>
 struct rows {
@@ -40,10 +40,10 @@ struct layout {
         panels = panels_of(d.channels, PANEL<T>);
         state_size = panels * d.states * PANEL<T>;
         turned_size = panels_of(d.states, PANEL<T>) * d.channels * PANEL<T>;
-        const int64_t wanted = (64 + d.batch * d.heads - 1) / (d.batch * d.heads);  // tasks for many threads
-        const int64_t longest = (d.length + wanted - 1) / wanted;
-        const int64_t blocks = (longest > 512 ? longest : 512) / PACKED_ROWS;
-        segment_length = blocks * PACKED_ROWS;
+        // At least 64 tasks where the sum is long enough, of equal lengths, so that no thread waits for another.
+        const int64_t wanted = (63 + d.batch * d.heads) / (d.batch * d.heads), most = (d.length + 511) / 512;
+        segments = wanted < most ? wanted : most;
+        segment_length = (d.length + segments - 1) / segments;
         segments = (d.length + segment_length - 1) / segment_length;
         chunks = (d.length + CHUNK_ROWS - 1) / CHUNK_ROWS;
     }

@@ -66,7 +66,7 @@ def _inputs(
     """The structure, and the tensors in the state dtype that it points to."""
     dtype = state_dtype(x.dtype)
     x, dt, B, C = (_dense_rows(tensor, dtype) for tensor in (x, dt, B, C))
-    A, D = (None if tensor is None else tensor.to(dtype).contiguous() for tensor in (A, D))
+    A, D = A.to(dtype).contiguous(), None if D is None else D.to(dtype).contiguous()
     batch, length, heads, channels = x.shape
     inputs = _Duality(
         batch=batch,
@@ -89,6 +89,8 @@ def _inputs(
 def _dense_rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor in `dtype`, dense behind batch and positions: slices of wider rows are read in place."""
     tensor = tensor.to(dtype)
+    if tensor.is_contiguous():
+        return tensor
     row = 1
     for size, stride in zip(reversed(tensor.shape[2:]), reversed(tensor.stride()[2:]), strict=True):
         if size > 1 and stride != row:
