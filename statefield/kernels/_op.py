@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.library import CustomOpDef
 from torch.utils.flop_counter import register_flop_formula
 
+from statefield.kernels import _choice
+
 
 def define(
     name: str,
@@ -76,10 +78,11 @@ def gradients_by_autograd(
     wanted = [leaf for leaf in leaves if leaf is not None]
 
     # The body of an operator runs below autograd, and that state belongs to the thread: another thread has autograd.
+    checked = _choice.checked_implementation()
     stream = torch.cuda.current_stream(wanted[0].device) if wanted[0].is_cuda else None
 
     def run() -> tuple[Tensor, ...]:
-        with torch.enable_grad(), torch.cuda.stream(stream):  # no stream: does nothing
+        with torch.enable_grad(), torch.cuda.stream(stream), _choice.checking(checked):  # no stream: does nothing
             pairs = [(out, grad) for out, grad in zip(function(*leaves), grads, strict=False) if grad is not None]
             outs, cotangents = [out for out, _ in pairs], [grad for _, grad in pairs]
             return torch.autograd.grad(outs, wanted, cotangents, allow_unused=True, materialize_grads=True)

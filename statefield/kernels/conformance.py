@@ -131,24 +131,25 @@ def families() -> dict[str, Family]:
         ConfigError: a cases.py that holds no family of its operator. (An operator without a cases.py is left out here;
             `operators_without_cases` names it, and a test asks.)
     """
-    importlib.import_module("statefield.kernels")  # registers the operators
-    found = {}
-    for name, operator in OPERATORS.items():
-        home = f"{operator.package}.cases"
-        if name in operators_without_cases():
-            continue
-        module = importlib.import_module(home)
-        held = getattr(module, "FAMILIES", None) or (module.FAMILY,)
-        family = next((family for family in held if family.name == name), None)
-        if family is None:
-            raise ConfigError(f"{home} holds no family named {name}: give its FAMILY the name of the operator.")
-        found[name] = family
-    return found
+    missing = operators_without_cases()
+    return {name: family_of(name) for name in OPERATORS if name not in missing}
+
+
+@functools.cache
+def family_of(name: str) -> Family:
+    """The family of one operator; see `families`."""
+    home = f"{OPERATORS[name].package}.cases"
+    module = importlib.import_module(home)
+    held = getattr(module, "FAMILIES", None) or (module.FAMILY,)
+    family = next((family for family in held if family.name == name), None)
+    if family is None:
+        raise ConfigError(f"{home} holds no family named {name}: give its FAMILY the name of the operator.")
+    return family
 
 
 def operators_without_cases() -> list[str]:
     """Registered operators whose folder has no cases.py, so that nothing checks them."""
-    importlib.import_module("statefield.kernels")
+    importlib.import_module("statefield.kernels")  # registers the operators
     return [name for name, op in OPERATORS.items() if importlib.util.find_spec(f"{op.package}.cases") is None]
 
 
@@ -185,7 +186,7 @@ def draw(
     for name, value in make(randn).items():
         if _is_floating(value):
             wanted = state_dtype(dtype) if mixed and name not in data else dtype
-            value = _LAYOUTS[memory](value.to(device, wanted)).requires_grad_()
+            value = _LAYOUTS[memory](value.to(wanted).to(device)).requires_grad_()
         elif isinstance(value, Tensor):
             value = value.to(device)
         arguments[name] = value

@@ -13,12 +13,18 @@ from statefield.kernels import native, self_check
 from statefield.kernels._choice import OPERATORS
 
 
+@pytest.fixture(autouse=True)
+def own_choices(monkeypatch):
+    """What a test finds wrong with a kernel does not outlive it."""
+    for operator in OPERATORS.values():
+        monkeypatch.setattr(operator, "chosen", {})
+        monkeypatch.setattr(operator, "rejected", {})
+
+
 @pytest.fixture
 def without_native(monkeypatch):
     monkeypatch.setattr(native, "unavailable", lambda: "the native library was not built (no C++ compiler)")
     monkeypatch.setattr(native, "library_path", lambda: None)
-    for operator in OPERATORS.values():
-        monkeypatch.setattr(operator, "chosen", {})
 
 
 def _plain(text: str) -> str:
@@ -46,6 +52,24 @@ def test_doctor_fails_when_a_kernel_is_wrong(capsys, monkeypatch):
     monkeypatch.setattr(self_check, "self_check", lambda: [row])
     assert main(["doctor", "--brief"]) == 1
     assert "wrong native selective_scan on cpu" in _plain(capsys.readouterr().out)
+    assert OPERATORS["selective_scan"].choice("cpu") == "chunked", "what is found wrong does not run"
+
+
+def test_doctor_shows_the_error_and_the_verdict_of_each_and_what_runs_instead(capsys, monkeypatch):
+    if native.unavailable():
+        pytest.skip(native.unavailable())
+    from statefield.kernels.selective_scan import native as scan
+
+    right = scan.forward
+    monkeypatch.setattr(scan, "forward", lambda *a: (right(*a)[0] * 1.5, *right(*a)[1:]))
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["doctor"]) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if "selective_scan" in line and " cpu " in line]
+    shown = [_plain(line) for line in lines]
+    assert any("native" in line and "wrong on this machine" in line for line in shown)
+    assert any("chunked" in line and "runs" in line for line in shown)
+    assert any("native" in line and "5.0e-01" in line and "differs from the reference" in line for line in shown)
+    assert any("chunked" in line and "equal" in line for line in shown)
 
 
 def test_doctor_warns_of_the_package_that_installs_over_albumentations(capsys, monkeypatch):
