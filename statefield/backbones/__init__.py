@@ -12,11 +12,21 @@ from typing import Any
 import timm
 from torch import nn
 
-from statefield.backbones import spatial_mamba, vim, vmamba
+from statefield.backbones import msvmamba, plainmamba, spatial_mamba, vim, vmamba
 from statefield.backbones._register import BACKBONES, BackboneInfo
 from statefield.errors import UnknownName
 
-__all__ = ["BACKBONES", "BackboneInfo", "create_model", "list_models", "spatial_mamba", "vim", "vmamba"]
+__all__ = [
+    "BACKBONES",
+    "BackboneInfo",
+    "create_model",
+    "list_models",
+    "msvmamba",
+    "plainmamba",
+    "spatial_mamba",
+    "vim",
+    "vmamba",
+]
 
 
 def create_model(name: str, **kwargs: Any) -> nn.Module:

@@ -53,6 +53,19 @@ class DepthwiseConv(nn.Conv2d):
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
+class PatchStem(nn.Module):
+    """One convolution of 4 x 4 patches and LayerNorm: [B, in_chans, H, W] -> [B, ceil(H/4), ceil(W/4), C]."""
+
+    def __init__(self, in_chans: int, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_chans, channels, 4, stride=4)
+        self.norm1 = nn.LayerNorm(channels)
+
+    def forward(self, image: Tensor) -> Tensor:
+        below, right = -image.shape[-2] % 4, -image.shape[-1] % 4
+        return self.norm1(self.conv1(functional.pad(image, (0, right, 0, below))).permute(0, 2, 3, 1))
+
+
 class PatchMerging(nn.Module):
     """Halve a map and widen it: four neighbours side by side, LayerNorm, a linear layer; [B, H, W, C] -> [B, ., ., C'].
 

@@ -135,6 +135,10 @@ class Isotropic(nn.Module):
         """What the head takes, from normalised tokens [B, L, D]: their mean, unless the family has class tokens."""
         return tokens.mean(1)
 
+    def as_map(self, index: int, tokens: Tensor, norm: bool) -> Tensor:
+        """Tokens behind a block as its map shows them: as they are, or through the final norm where asked."""
+        return self.norm(tokens) if norm else tokens
+
     def run_block(self, index: int, tokens: Tensor, grid: Grid) -> Tensor:
         """One block; in training under checkpointing, and on shuffled tokens, where that is switched on."""
         block = self.blocks[index]
@@ -191,7 +195,7 @@ class Isotropic(nn.Module):
                 break
             tokens = self.run_block(index, tokens, grid)
             if index in taken:
-                patches = self.patches(self.norm(tokens) if norm else tokens).unflatten(1, grid)
+                patches = self.patches(self.as_map(index, tokens, norm)).unflatten(1, grid)
                 intermediates.append(patches if output_fmt == "NHWC" else patches.permute(0, 3, 1, 2))
         if intermediates_only:
             return intermediates

@@ -18,25 +18,12 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 from torch.nn import functional
 
-from statefield.backbones._blocks import ConvMerging, PatchMerging, drop_path_rates
+from statefield.backbones._blocks import ConvMerging, PatchMerging, PatchStem, drop_path_rates
 from statefield.backbones._mixers import CrossDualityMixer, CrossScanMixer
 from statefield.backbones._pyramid import Pyramid, Stage, plan_stages, stage_widths
 from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
 
 __all__ = ["VMamba", "VMambaBlock"]
-
-
-class PatchStem(nn.Module):
-    """One convolution of 4 x 4 patches and LayerNorm: [B, in_chans, H, W] -> [B, ceil(H/4), ceil(W/4), C]."""
-
-    def __init__(self, in_chans: int, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_chans, channels, 4, stride=4)
-        self.norm1 = nn.LayerNorm(channels)
-
-    def forward(self, image: Tensor) -> Tensor:
-        below, right = -image.shape[-2] % 4, -image.shape[-1] % 4
-        return self.norm1(self.conv1(functional.pad(image, (0, right, 0, below))).permute(0, 2, 3, 1))
 
 
 class ConvStem(nn.Module):

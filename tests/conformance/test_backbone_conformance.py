@@ -21,12 +21,20 @@ from statefield.errors import ConfigError
 
 TWINS = {
     "Spatial-Mamba": ("spatial_mamba_nano", {"dims": 8, "depths": (1, 1, 1, 1), "drop_path_rate": 0.0}),
+    "MSVMamba": ("msvmamba_nano", {"dims": 8, "depths": (1, 1, 1, 1), "drop_path_rate": 0.0}),
     "VMamba": ("vmamba_tiny_s1l8", {"dims": 8, "depths": (1, 1, 1, 1), "drop_path_rate": 0.0}),
+    "VMamba on Mamba-2": ("vmamba_tiny_m2", {"dims": 16, "depths": (1, 1, 1, 1), "d_state": 4, "drop_path_rate": 0.0}),
+    "VMamba, vanilla": (
+        "vmamba_vanilla_tiny",
+        {"dims": 8, "depths": (1, 1, 1, 1), "d_state": 2, "drop_path_rate": 0.0},
+    ),
     "Vim": ("vim_tiny_pyramid", {"dim": 8, "num_layers": 4, "d_state": 4, "img_size": 32}),
+    "PlainMamba": ("plainmamba_l1_pyramid", {"dim": 8, "num_layers": 4, "d_state": 2, "img_size": 32}),
 }
 # The same families without a pyramid: maps of one size behind every block.
 ISOTROPIC_TWINS = {
     "Vim": ("vim_tiny", {"dim": 8, "num_layers": 4, "d_state": 4, "img_size": 32}),
+    "PlainMamba": ("plainmamba_l1", {"dim": 8, "num_layers": 4, "d_state": 2, "img_size": 32}),
 }
 STRIDED_DECODERS = ("deeplabv3", "deeplabv3plus", "pan")  # ask the encoder for an output stride
 SMP_DECODERS = (
@@ -40,7 +48,7 @@ every_isotropic_family = pytest.mark.parametrize("family", ISOTROPIC_TWINS)
 
 
 def test_every_family_has_a_twin():
-    assert set(TWINS) == {info.family for info in BACKBONES.values()}
+    assert {BACKBONES[name].family for name, _ in TWINS.values()} == {info.family for info in BACKBONES.values()}
 
 
 def twin(family: str, **kwargs) -> nn.Module:

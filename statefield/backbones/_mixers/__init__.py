@@ -2,6 +2,14 @@
 
 from statefield.backbones._mixers.bidirectional import BidirectionalMixer
 from statefield.backbones._mixers.cross_scan import CrossDualityMixer, CrossScanMixer
+from statefield.backbones._mixers.direction_aware import DirectionAwareMixer
 from statefield.backbones._mixers.structure_aware import StateFusion, StructureAwareMixer
 
-__all__ = ["BidirectionalMixer", "CrossDualityMixer", "CrossScanMixer", "StateFusion", "StructureAwareMixer"]
+__all__ = [
+    "BidirectionalMixer",
+    "CrossDualityMixer",
+    "CrossScanMixer",
+    "DirectionAwareMixer",
+    "StateFusion",
+    "StructureAwareMixer",
+]

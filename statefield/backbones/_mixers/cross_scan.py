@@ -16,7 +16,8 @@ from torch.nn import functional
 from statefield.backbones._blocks import DepthwiseConv
 from statefield.backbones._mixers.initial import log_of_counting_, step_bias_, step_weight_
 from statefield.kernels import routed_scan, ssd
-from statefield.kernels.routes import inverse_order, route_order
+from statefield.kernels.routed_scan.orders import order_of
+from statefield.kernels.routes import inverse_order
 
 CROSS = ("raster", "column", "raster~", "column~")  # in the order in which VMamba's weights lie
 
@@ -144,7 +145,7 @@ class CrossDualityMixer(nn.Module):
         """The sum of the scans of u [B, H, W, E] along all routes, [B, H, W, E]."""
         K, sizes = len(self.routes), (self.heads, self.d_state, self.d_state)
         grid = (u.shape[1], u.shape[2])
-        orders = [route_order(name, grid).to(u.device) for name in self.routes]
+        orders = order_of(self.routes, grid, u)
         tokens = u.flatten(1, 2)
         projected = functional.linear(tokens, self.x_proj.flatten(0, 1)).unflatten(-1, (K, -1))
         step, B, C = torch.stack([projected[:, order, k] for k, order in enumerate(orders)], 2).split(sizes, dim=-1)
