@@ -76,7 +76,7 @@ def _check(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | N
             )
     if B.shape != C.shape:
         raise ShapeError(
-            f"non_causal_ssd: B has shape {list(B.shape)} and C {list(C.shape)}: states and groups have to be equal."
+            f"non_causal_ssd: C has shape {list(C.shape)} and B {list(B.shape)}: states and groups have to be equal."
         )
     for name, tensor in {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D}.items():
         if tensor is not None and not tensor.is_floating_point():
