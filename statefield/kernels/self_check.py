@@ -29,7 +29,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from statefield import __version__
 from statefield.errors import ConfigError
 from statefield.files import write_json
 from statefield.kernels import native
@@ -171,7 +170,6 @@ def _remember(file: Path, row: CheckRow) -> None:
 def _fingerprint(implementation: str, device: str) -> dict[str, Any]:
     """All that a verdict depends on: our code, the library, torch, and the device."""
     found: dict[str, Any] = {
-        "statefield": __version__,
         "sources": _sources(),
         "torch": torch.__version__,
         "python": platform.python_version(),
