@@ -111,7 +111,7 @@ FAMILY = Family(
         "tiny": arguments(1, 1, 5, 2),
         "one_step": arguments(1, 1, 1, 1),
         "one_step_without_states": arguments(2, 1, 1, 6, state=False),
-        "odd": arguments(2, 3, 37, 5),
+        "odd": arguments(2, 2, 37, 5),
         "odd_without_states": arguments(1, 2, 19, 9, state=False, trailing_axis=True),
         "two_chunks": arguments(1, 2, 65, 19, chunk=64),
         "wider_than_a_tile": arguments(1, 1, 40, 70, chunk=32),
@@ -120,7 +120,7 @@ FAMILY = Family(
         "forgetting_fast": arguments(1, 2, 45, 6, gates=(1.0, 1.0, -9.0), aligned=True),
         "remembering": arguments(1, 1, 150, 6, gates=(0.1, 0.5, 6.0), chunk=64, aligned=True),
         "weak_inputs": arguments(1, 2, 21, 6, gates=(30.0, 1.0, 2.0), aligned=True, state=False),
-        "one_stabilizer_for_all_steps": arguments(2, 2, 37, 7, rowwise=False, state=False),
+        "one_stabilizer_for_all_steps": arguments(1, 2, 37, 7, rowwise=False, state=False),
         "one_stabilizer_strong_gates": arguments(
             1, 2, 37, 7, gates=(6.0, 4.0, 0.0), aligned=True, rowwise=False, state=False
         ),
@@ -129,6 +129,7 @@ FAMILY = Family(
     op_arguments=_op_arguments,
     mapped=("q", "k", "v", "i", "f", *_STATE),
     data=("q", "k", "v", "i", "f"),
+    interpreted=("tiny", "one_step", "odd", "wider_than_a_tile", "strong_gates", "one_stabilizer_for_all_steps"),
     large={
         "large_196": arguments(2, 4, 196, 96, chunk=64),
         "large_odd": arguments(1, 3, 1001, 100, chunk=64, gates=(1.0, 1.0, 3.0)),

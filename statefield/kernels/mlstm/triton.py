@@ -35,7 +35,8 @@ class Plan:
     length: int
     channels: int
     chunk: int
-    block: int  # channels of a tile
+    block: int  # channels of a program that has one chunk
+    side: int  # channels of v, and of k, of a program that has a tile of the state
 
     @property
     def sequences(self) -> int:
@@ -50,6 +51,15 @@ class Plan:
         return triton.cdiv(self.channels, self.block)
 
     @property
+    def tiles(self) -> int:
+        return triton.cdiv(self.channels, self.side) ** 2
+
+    @property
+    def steps(self) -> int:
+        """Steps of a chunk that a state takes up at once; the depth of a product costs registers."""
+        return min(32, self.chunk)
+
+    @property
     def sizes(self) -> tuple[int, int, int]:
         return self.heads, self.length, self.channels
 
@@ -61,31 +71,31 @@ class Plan:
     @property
     def of_tiles(self) -> tuple[int, int]:
         """The grid of kernels in which a program has one tile of the state of one head."""
-        return self.sequences, self.blocks * self.blocks
+        return self.sequences, self.tiles
 
     def gate_options(self, dtype: torch.dtype) -> dict[str, Any]:
-        return {"L": self.chunk, "ACC": _acc(dtype), "num_warps": 4}
+        return {"L": self.chunk, "ACC": _acc(dtype), "num_warps": 4, "enable_fp_fusion": True}
 
-    def options(self, q: Tensor) -> dict[str, Any]:
-        """The constants and compiler options of the kernels with products."""
+    def options(self, q: Tensor, block: int) -> dict[str, Any]:
+        """The constants and compiler options of the kernels with products, of blocks of so many channels."""
         return {
             "ROOT": 1 / math.sqrt(self.channels),
             "L": self.chunk,
-            "BLOCK": self.block,
+            "BLOCK": block,
             "ACC": _acc(q.dtype),
-            "PRECISION": "tf32x3" if q.dtype.itemsize == 2 else "ieee",
-            "num_warps": 8 if self.chunk > 64 else 4,
-            "num_stages": 2,
+            "PRECISION": "ieee" if q.dtype == torch.float64 else "tf32x3",
+            "num_warps": 8 if self.chunk * block > 1024 else 4,
+            "num_stages": 1,  # loads ahead of their use cost registers that are not there
+            "enable_fp_fusion": True,
         }
 
 
 def plan(q: Tensor, chunk_size: int) -> Plan:
-    """Blocks of 64 channels where they divide them, else 32: 96 channels are 3 of 32 and not 2 of 64."""
+    """Blocks of 32 channels, and tiles of the state of 64 x 64: the largest that stay in registers."""
     batch, heads, length, channels = q.shape
-    block = 64 if channels % 64 == 0 else 32 if channels > 16 else 16
-    if q.dtype == torch.float64:
-        block = min(block, 32)  # of tiles twice as large
-    return Plan(batch, heads, length, channels, chunk_size, block)
+    most = max(16, triton.next_power_of_2(channels))
+    block, side = (16, 16) if q.dtype == torch.float64 else (min(32, most), min(64, most))
+    return Plan(batch, heads, length, channels, chunk_size, block, side)
 
 
 @dataclass(frozen=True)
@@ -140,11 +150,11 @@ def forward(
         gates = _gates(laid, dtype, i, f, m, stabilize_rowwise)
         states_kernel[laid.of_tiles](
             k, v, C, n, gates.from_start, gates.to_end, states_C, states_n, last_C, last_n,
-            *laid.sizes, *_strides(k, v), **laid.options(q),
+            *laid.sizes, *_strides(k, v), STEPS=laid.steps, **laid.options(q, laid.side),
         )  # fmt: skip
         output_kernel[laid.of_chunks](
             q, k, v, *gates.weights, gates.from_start, gates.m, gates.largest, states_C, states_n, h, sums,
-            *laid.sizes, *_strides(q, k, v), EPS=eps, **laid.options(q),
+            *laid.sizes, *_strides(q, k, v), EPS=eps, **laid.options(q, laid.block),
         )  # fmt: skip
     kept = (states_C, states_n, sums, gates.m) if keep_states else tuple(empty(0) for _ in range(4))
     return (h, last_C, last_n, gates.last_m, *kept)
@@ -183,14 +193,14 @@ def backward(
     weights, grad_scores = (empty(*laid.of_chunks[:1], laid.chunk, laid.chunk) for _ in range(2))
     by, grad_sums, grad_m, moved_within, moved_by_step = (of_steps() for _ in range(5))
     grad_states_C, grad_states_n = torch.empty_like(states_C), torch.empty_like(states_n)
-    through = empty(batch, heads, laid.chunks, laid.blocks * laid.blocks)
+    through = empty(batch, heads, laid.chunks, laid.tiles)
     moved_from_before, moved_to_behind = (empty(batch, heads, length, laid.blocks) for _ in range(2))
     grad_q, grad_k, grad_v = (x.new_empty(x.shape) for x in (q, k, v))
     grad_i, grad_f = of_steps(), of_steps()
     grad_C, grad_n, grad_start_m = (
         None if x is None else empty(*shape) for x, shape in ((C, last_C.shape), (n, last_n.shape), (m, (batch, heads)))
     )
-    options, strides = laid.options(q), _strides(q, k, v, grad_h)
+    options, strides = laid.options(q, laid.block), _strides(q, k, v, grad_h)
     with _on(q.device):
         gates = _gates(laid, dtype, i, f, m, stabilize_rowwise)
         rows_kernel[laid.of_chunks[:1]](
@@ -201,7 +211,7 @@ def backward(
         grad_states_kernel[laid.of_tiles](
             q, grad_h, by, grad_sums, gates.from_start, states_C, states_n, grad_last_C, grad_last_n,
             grad_states_C, grad_states_n, through, grad_C, grad_n,
-            *laid.sizes, *_strides(q, grad_h), **options,
+            *laid.sizes, *_strides(q, grad_h), STEPS=laid.steps, **laid.options(q, laid.side),
         )  # fmt: skip
         grad_inputs_kernel[laid.of_chunks](
             q, k, v, grad_h, by, grad_sums, gates.from_start, gates.to_end, weights, grad_scores,
@@ -214,7 +224,7 @@ def backward(
         grad_gates_kernel[(laid.sequences,)](
             f.contiguous(), gates.decays, grad_m, _of_last_m(grads, last_C, last_n), moved_within, moved_by_step,
             moved_from_before, moved_to_behind, through, grad_i, grad_f, grad_start_m,
-            length, laid.blocks, **laid.gate_options(dtype),
+            length, laid.blocks, laid.tiles, **laid.gate_options(dtype),
         )  # fmt: skip
     if C is not None and n is not None and grad_C is not None and grad_n is not None and grad_start_m is not None:
         grad_start_m = grad_start_m + (grad_C * C).sum((2, 3)) + (grad_n * n).sum(2)  # exp(m) C is what counts

@@ -10,9 +10,10 @@ chunk's start to s, A_t the largest a so far (of the state before the chunk: its
 as two numbers, high + low: late in a chunk that forgets fast they may be hundreds, and their difference would be
 rounding.
 
-Products are tl.dot on operands of the state's dtype. PRECISION is "ieee" for float32 and float64 inputs; for 16-bit
-inputs "tf32x3", because states are float32 even then. Sums over blocks of channels are written as partial sums, which
-are added in a fixed order: no atomics, so two runs give equal bits.
+Products are tl.dot on operands of the state's dtype. PRECISION is "tf32x3" unless inputs are float64: three products on
+the tensor cores, about as exact as float32. ("ieee" multiplies outside the tensor cores and, because Triton then holds
+the whole depth of a product in registers, spills 5 KB a thread at these tiles.) Sums over blocks of channels are
+written as partial sums, which are added in a fixed order: no atomics, so two runs give equal bits.
 
 Legend: a suffix names a tensor's axes: t, s the steps of a chunk (later, earlier), k, v the channels of a block. L is
 the chunk, BLOCK the channels of a block, powers of two, at least 16; what lies behind the real sizes is zero. A head of
@@ -160,7 +161,8 @@ def gates_kernel(
 def states_kernel(
     k, v, start_C, start_n, from_start, to_end, states_C, states_n, last_C, last_n,
     heads, length, channels, k_batch, k_head, k_row, v_batch, v_head, v_row,
-    ROOT: tl.constexpr, L: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    ROOT: tl.constexpr, L: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One tile of a head's state: before each chunk, and after the last."""
     sequence = tl.program_id(0).to(tl.int64)
@@ -180,14 +182,17 @@ def states_kernel(
         _store_block(states_C + state * channels * channels, C_vk, value, channels, is_value, key, channels)
         if of_v == 0:
             tl.store(states_n + state * channels + key, n_k, mask=is_key)
-        step = chunk * L + tl.arange(0, L)
-        mask = step < length
-        k_tk = _block(k + batch * k_batch + head * k_head, step, k_row, mask, key, channels, ACC)
-        k_tk *= _root(ROOT, ACC) * _of_steps(to_end, sequence, step, mask, length)[:, None]
-        v_tv = _block(v + batch * v_batch + head * v_head, step, v_row, mask, value, channels, ACC)
         whole = tl.load(from_start + sequence * length + tl.minimum((chunk + 1) * L, length) - 1)
-        C_vk = whole * C_vk + _dot(tl.trans(v_tv), k_tk, ACC, PRECISION)
-        n_k = whole * n_k + tl.sum(k_tk, 0)
+        C_vk *= whole
+        n_k *= whole
+        for first in range(0, L, STEPS):
+            step = chunk * L + first + tl.arange(0, STEPS)
+            mask = step < length
+            k_tk = _block(k + batch * k_batch + head * k_head, step, k_row, mask, key, channels, ACC)
+            k_tk *= _root(ROOT, ACC) * _of_steps(to_end, sequence, step, mask, length)[:, None]
+            v_tv = _block(v + batch * v_batch + head * v_head, step, v_row, mask, value, channels, ACC)
+            C_vk += _dot(tl.trans(v_tv), k_tk, ACC, PRECISION)
+            n_k += tl.sum(k_tk, 0)
     _store_block(last_C + sequence * channels * channels, C_vk, value, channels, is_value, key, channels)
     if of_v == 0:
         tl.store(last_n + sequence * channels + key, n_k, mask=is_key)
@@ -300,7 +305,8 @@ def grad_states_kernel(
     q, grad_h, by, grad_sums, from_start, states_C, states_n, grad_last_C, grad_last_n,
     grad_states_C, grad_states_n, through, grad_C, grad_n,
     heads, length, channels, q_batch, q_head, q_row, g_batch, g_head, g_row,
-    ROOT: tl.constexpr, L: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    ROOT: tl.constexpr, L: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One tile of the gradient of a head's state: behind each chunk, and before the first.
 
@@ -323,21 +329,24 @@ def grad_states_kernel(
         chunk = chunks - 1 - back
         state = sequence * chunks + chunk
         _store_block(grad_states_C + state * channels * channels, G_vk, value, channels, is_value, key, channels)
-        step = chunk * L + tl.arange(0, L)
-        mask = step < length
         whole = tl.load(from_start + sequence * length + tl.minimum((chunk + 1) * L, length) - 1)
         C_vk = _block(states_C + state * channels * channels, value, channels, is_value, key, channels, ACC)
         part = tl.sum(tl.sum(G_vk * C_vk, 1), 0)
-        q_tk = _block(q + batch * q_batch + head * q_head, step, q_row, mask, key, channels, ACC)
-        q_tk *= _of_steps(from_start, sequence, step, mask, length)[:, None]
         if of_v == 0:
             tl.store(grad_states_n + state * channels + key, g_k, mask=is_key)
             part += tl.sum(g_k * tl.load(states_n + state * channels + key, mask=is_key, other=0.0), 0)
-            g_k = whole * g_k + tl.sum(_of_steps(grad_sums, sequence, step, mask, length)[:, None] * q_tk, 0)
         tl.store(through + state * blocks * blocks + tl.program_id(1), whole * part)
-        g_tv = _block(grad_h + batch * g_batch + head * g_head, step, g_row, mask, value, channels, ACC)
-        g_tv *= _of_steps(by, sequence, step, mask, length)[:, None]
-        G_vk = whole * G_vk + _dot(tl.trans(g_tv), q_tk, ACC, PRECISION)
+        G_vk *= whole
+        g_k *= whole
+        for first in range(0, L, STEPS):
+            step = chunk * L + first + tl.arange(0, STEPS)
+            mask = step < length
+            q_tk = _block(q + batch * q_batch + head * q_head, step, q_row, mask, key, channels, ACC)
+            q_tk *= _of_steps(from_start, sequence, step, mask, length)[:, None]
+            g_tv = _block(grad_h + batch * g_batch + head * g_head, step, g_row, mask, value, channels, ACC)
+            g_tv *= _of_steps(by, sequence, step, mask, length)[:, None]
+            G_vk += _dot(tl.trans(g_tv), q_tk, ACC, PRECISION)
+            g_k += tl.sum(_of_steps(grad_sums, sequence, step, mask, length)[:, None] * q_tk, 0)
     if grad_C is not None:
         _store_block(grad_C + sequence * channels * channels, G_vk, value, channels, is_value, key, channels)
         if of_v == 0:
@@ -374,45 +383,46 @@ def grad_inputs_kernel(
     part = place * blocks + tl.program_id(1)
     out = sequence * length * channels
 
-    q_to = tl.zeros([L, BLOCK], ACC)
-    k_to = tl.zeros([L, BLOCK], ACC)
-    v_to = tl.zeros([L, BLOCK], ACC)
+    v_to = tl.zeros([L, BLOCK], ACC)  # one gradient after the other: together they would not fit the registers
     for block in range(0, blocks):
         other = block * BLOCK + tl.arange(0, BLOCK)
-        is_other = other < channels
-        g_tv = _block(g_at, step, g_row, mask, other, channels, ACC) * by_t[:, None]
-        q_to += _dot(g_tv, _block(C, other, channels, is_other, own, channels, ACC), ACC, PRECISION)
-        v_tv = _block(v_at, step, v_row, mask, other, channels, ACC)
-        k_to += _dot(v_tv, _block(grad_C, other, channels, is_other, own, channels, ACC), ACC, PRECISION)
         k_tk = _block(k_at, step, k_row, mask, other, channels, ACC) * root
-        G_vk = _block(grad_C, own, channels, is_own, other, channels, ACC)
-        v_to += _dot(k_tk, tl.trans(G_vk), ACC, PRECISION)
-
-    weights_ts = tl.load(weights + pair)
+        v_to += _dot(k_tk, tl.trans(_block(grad_C, own, channels, is_own, other, channels, ACC)), ACC, PRECISION)
     g_tv = _block(g_at, step, g_row, mask, own, channels, ACC) * by_t[:, None]
-    v_to = to_end_t[:, None] * v_to + _dot(tl.trans(weights_ts), g_tv, ACC, PRECISION)
+    v_to = to_end_t[:, None] * v_to + _dot(tl.trans(tl.load(weights + pair)), g_tv, ACC, PRECISION)
     _store_block(grad_v + out, v_to, step, channels, mask, own, channels)
 
-    grad_ts = tl.load(grad_scores + pair)
+    q_to = tl.zeros([L, BLOCK], ACC)
+    for block in range(0, blocks):
+        other = block * BLOCK + tl.arange(0, BLOCK)
+        g_tv = _block(g_at, step, g_row, mask, other, channels, ACC) * by_t[:, None]
+        q_to += _dot(g_tv, _block(C, other, channels, other < channels, own, channels, ACC), ACC, PRECISION)
     q_tk = _block(q_at, step, q_row, mask, own, channels, ACC)
     k_tk = _block(k_at, step, k_row, mask, own, channels, ACC) * root
     n_k = tl.load(states_n + state * channels + own, mask=is_own, other=0.0)
     q_to = from_start_t[:, None] * (q_to + grad_sum_t[:, None] * n_k[None, :])
     tl.store(moved_from_before + part, tl.sum(q_to * q_tk, 1), mask=mask)
-    q_to += _dot(grad_ts, k_tk, ACC, PRECISION)
+    q_to += _dot(tl.load(grad_scores + pair), k_tk, ACC, PRECISION)
     _store_block(grad_q + out, q_to, step, channels, mask, own, channels)
 
+    k_to = tl.zeros([L, BLOCK], ACC)
+    for block in range(0, blocks):
+        other = block * BLOCK + tl.arange(0, BLOCK)
+        v_tv = _block(v_at, step, v_row, mask, other, channels, ACC)
+        k_to += _dot(v_tv, _block(grad_C, other, channels, other < channels, own, channels, ACC), ACC, PRECISION)
+    q_tk = _block(q_at, step, q_row, mask, own, channels, ACC)
+    k_tk = _block(k_at, step, k_row, mask, own, channels, ACC) * root
     grad_n_k = tl.load(grad_states_n + state * channels + own, mask=is_own, other=0.0)
     k_to = to_end_t[:, None] * (k_to + grad_n_k[None, :])
     tl.store(moved_to_behind + part, tl.sum(k_to * k_tk, 1), mask=mask)
-    k_to += _dot(tl.trans(grad_ts), q_tk, ACC, PRECISION)
+    k_to += _dot(tl.trans(tl.load(grad_scores + pair)), q_tk, ACC, PRECISION)
     _store_block(grad_k + out, k_to * root, step, channels, mask, own, channels)
 
 
 @triton.jit
 def grad_gates_kernel(
     f, decays, grad_m, grad_last_m, moved_within, moved_by_step, moved_from_before, moved_to_behind, through,
-    grad_i, grad_f, grad_start_m, length, blocks, L: tl.constexpr, ACC: tl.constexpr,
+    grad_i, grad_f, grad_start_m, length, blocks, tiles, L: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one head's gates, chunk by chunk from its end.
 
@@ -437,8 +447,8 @@ def grad_gates_kernel(
             from_before += tl.load(moved_from_before + place * blocks + block, mask=mask, other=0.0)
             to_behind += tl.load(moved_to_behind + place * blocks + block, mask=mask, other=0.0)
         past = tl.zeros([], ACC)
-        for tile in range(0, blocks * blocks):
-            past += tl.load(through + (sequence * chunks + chunk) * blocks * blocks + tile)
+        for tile in range(0, tiles):
+            past += tl.load(through + (sequence * chunks + chunk) * tiles + tile)
         grad_forget = tl.load(moved_within + place, mask=mask, other=0.0) + past
         grad_forget += tl.sum(tl.where(at[None, :] >= at[:, None], from_before[None, :], 0.0), 1)
         grad_forget += tl.sum(tl.where(at[None, :] < at[:, None], to_behind[None, :], 0.0), 1)
