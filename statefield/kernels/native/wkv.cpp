@@ -20,16 +20,14 @@ struct wkv_forward {
         for (int64_t c = 0; c < b.columns; ++c) carried[c] = wkv_left<T>::none();
         b.template look_right<Kernel>();
         for (int64_t segment = 0; segment < b.segments; ++segment) {
-            b.pack_keys_and_values(segment);
+            b.pack(b.values, b.v, segment, splat((T)1));
             for (int64_t c = 0; c < b.columns; ++c) {
-                const int64_t place = segment * b.columns + c;
                 V *value = b.values + c * b.span;
                 wkv_left<T> left = carried[c];
-                const V M = wkv_exponent<T, Kernel>(b.peak[place], b.right[place], left);
+                const V M = left.template top<Kernel>(b.exponent[segment * b.columns + c]);
                 left.template enter<Kernel>(M);
                 const auto mean = [=](int64_t i, V n, V d, const wkv_left<T> &) { value[i] = n / d; };
-                wkv_walk<T, Kernel>(b, wkv_constants<T>(b.constants[c]), segment, M, b.right[place], left,
-                                    b.keys + c * b.span, value, weight, behind, mean);
+                wkv_walk<T, Kernel>(b, wkv_constants<T>(b.constants[c]), segment, c, M, left, weight, behind, mean);
                 left.template leave<Kernel>(M);
                 carried[c] = left;
             }

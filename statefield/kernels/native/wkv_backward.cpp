@@ -108,7 +108,7 @@ struct wkv_backward {
         V *a_n = m.a_n + c * b.span, *a_d = m.a_d + c * b.span;
         wkv_left<T> left = m.left[place] = m.carried[c];
         wkv_sums<T> seen = m.before[place] = m.of_right[c];
-        const V M = wkv_exponent<T, Kernel>(b.peak[place], b.right[place], left);
+        const V M = left.template top<Kernel>(b.exponent[place]);
         left.template enter<Kernel>(M);
         seen.rescale(exp2(seen.scale + M));
         const auto visit = [&](int64_t i, V n, V d, const wkv_left<T> &) {
@@ -118,8 +118,7 @@ struct wkv_backward {
             seen.n = seen.n * constant.decay + a_n[i];
             seen.d = seen.d * constant.decay + a_d[i];
         };
-        wkv_walk<T, Kernel>(b, constant, segment, M, b.right[place], left, b.keys + c * b.span, b.values + c * b.span,
-                            m.weight, m.behind, visit);
+        wkv_walk<T, Kernel>(b, constant, segment, c, M, left, m.weight, m.behind, visit);
         left.template leave<Kernel>(M);
         m.carried[c] = left;
         seen.scale = -M;
@@ -135,7 +134,7 @@ struct wkv_backward {
         V *a_n = m.a_n + c * b.span, *a_d = m.a_d + c * b.span;
         wkv_left<T> left = m.left[place];
         wkv_sums<T> seen = m.before[place];
-        const V M = wkv_exponent<T, Kernel>(b.peak[place], b.right[place], left);
+        const V M = left.template top<Kernel>(b.exponent[place]);
         left.template enter<Kernel>(M);
         seen.rescale(exp2(seen.scale + M));
         m.second[0] = {left.second.n, left.second.d};
@@ -148,8 +147,7 @@ struct wkv_backward {
             m.earlier[i] = {now.earlier.n, now.earlier.d};
             m.second[i + 1] = {now.second.n, now.second.d};
         };
-        wkv_walk<T, Kernel>(b, constant, segment, M, b.right[place], left, b.keys + c * b.span, value, m.weight,
-                            m.behind, note);
+        wkv_walk<T, Kernel>(b, constant, segment, c, M, left, m.weight, m.behind, note);
 
         wkv_adjoint<T> to = m.adjoint[c];
         to.enter(M);
@@ -222,7 +220,7 @@ struct wkv_backward {
         b.place(m.rest);
         b.template look_right<Kernel>();
         for (int64_t segment = 0; segment < b.segments; ++segment) {
-            b.pack_keys_and_values(segment);
+            b.pack(b.values, b.v, segment, splat((T)1));
             b.pack(m.a_n, b.grad, segment, splat((T)1));
             for (int64_t c = 0; c < b.columns; ++c) find_a(b, m, segment, c);
             b.unpack(p.grad_v, m.a_n, segment);
@@ -232,7 +230,7 @@ struct wkv_backward {
         const rows<T> a_n({p.grad_v, p.tokens * row, row}, b.batch, b.first);
         const rows<T> a_d({p.grad_k, p.tokens * row, row}, b.batch, b.first);
         for (int64_t segment = b.segments - 1; segment >= 0; --segment) {
-            b.pack_keys_and_values(segment);
+            b.pack(b.values, b.v, segment, splat((T)1));
             b.pack(m.a_n, a_n, segment, splat((T)1));
             b.pack(m.a_d, a_d, segment, splat((T)1));
             for (int64_t c = 0; c < b.columns; ++c) find_gradients(b, m, segment, c);

@@ -12,7 +12,7 @@
 namespace SF_ISA {
 
 constexpr int64_t kWkvSegment = 32;
-constexpr int64_t kWkvColumns = 128 / SF_VECTOR_BYTES;  // two cache lines of a row: its tiles stay in the first level
+constexpr int64_t kWkvColumns = 256 / SF_VECTOR_BYTES;  // four cache lines of a row (two took 10 % longer)
 constexpr double kWkvSpan = 20;                         // |w| times the steps of a segment: exp(20) either way
 constexpr double kWkvNothing = -1e30;                   // the exponent of an empty sum
 
@@ -75,8 +75,9 @@ struct wkv_block {
     int64_t span, segments;               // tokens of a segment, and how many
     rows<T> k, v, grad;
     wkv_constants<T> *constants;  // [column]
-    V *keys, *values;             // [column][span]: the segment at hand; keys times log2(e)
-    V *peak;                      // [segment][column]: the largest key
+    V *values;                    // [column][span]: the segment at hand
+    V *weights;                   // [segment][column][span]: exp(k), relative to 2^exponent
+    V *exponent;                  // [segment][column]: the largest key or, if larger, the exponent of `right`
     wkv_sums<T> *right;           // [segment][column]: over all tokens behind the segment, as its last token sees them
 
     wkv_block(const sf_wkv &p, const blocking &cut, int64_t task)
@@ -95,16 +96,16 @@ struct wkv_block {
         segments = (p.tokens + span - 1) / span;
     }
     size_t bytes() const {
-        return (size_t)columns * (sizeof(*constants) + 2 * (size_t)span * sizeof(V) +
-                                  (size_t)segments * (sizeof(V) + sizeof(*right)));
+        return (size_t)columns * (sizeof(*constants) + (size_t)span * sizeof(V) +
+                                  (size_t)segments * ((size_t)(span + 1) * sizeof(V) + sizeof(*right)));
     }
     // Lays the tables out in `memory`; returns what is behind them.
     void *place(void *memory) {
         constants = (wkv_constants<T> *)memory;
-        keys = (V *)(constants + columns);
-        values = keys + columns * span;
-        peak = values + columns * span;
-        right = (wkv_sums<T> *)(peak + segments * columns);
+        values = (V *)(constants + columns);
+        weights = values + columns * span;
+        exponent = weights + segments * columns * span;
+        right = (wkv_sums<T> *)(exponent + segments * columns);
         for (int64_t c = 0; c < columns; ++c) {
             const int64_t lanes_left = c == columns - 1 ? left : W;
             const V w = load_part((const T *)problem.w + first + c * W, lanes_left);
@@ -145,10 +146,6 @@ struct wkv_block {
             if (whole < columns) store_part(row + whole * W, tile[whole * span + i], left);
         }
     }
-    void pack_keys_and_values(int64_t segment) const {
-        pack(keys, k, segment, splat((T)LOG2E));
-        pack(values, v, segment, splat((T)1));
-    }
 
     // From the token behind to this one: R_{t-1} from R_t, where R_t is the sum over all tokens behind t.
     template <bool Kernel>
@@ -156,26 +153,27 @@ struct wkv_block {
         sums.step(constant.decay, Kernel ? e * constant.decay : e, v);
     }
 
-    // Fills `peak` and `right`, from the last segment to the first.
+    // Fills `weights`, `exponent` and `right`, from the last segment to the first.
     template <bool Kernel>
     void look_right() const {
         for (int64_t c = 0; c < columns; ++c) right[(segments - 1) * columns + c] = wkv_sums<T>::none();
         for (int64_t segment = segments - 1; segment >= 0; --segment) {
+            V *const keys = weights + segment * columns * span;
             pack(keys, k, segment, splat((T)LOG2E));
             if (segment > 0) pack(values, v, segment, splat((T)1));
             const int64_t count = length(segment);
             for (int64_t c = 0; c < columns; ++c) {
-                const V *key = keys + c * span, *value = values + c * span;
-                V top = key[0];
-                for (int64_t i = 1; i < count; ++i) top = at_least(key[i], top);
-                peak[segment * columns + c] = top;
-                if (segment == 0) continue;
+                V *weight = keys + c * span;
+                const V *value = values + c * span;
+                V top = weight[0];
+                for (int64_t i = 1; i < count; ++i) top = at_least(weight[i], top);
                 wkv_sums<T> sums = right[segment * columns + c];
                 const wkv_constants<T> constant = constants[c];
-                const V M = at_least(top, sums.scale);
+                const V M = exponent[segment * columns + c] = at_least(top, sums.scale);
+                for (int64_t i = 0; i < count; ++i) weight[i] = exp2_nonpositive(weight[i] - M);
+                if (segment == 0) continue;
                 sums.rescale(exp2_nonpositive(sums.scale - M));
-                for (int64_t i = count - 1; i >= 0; --i)
-                    step_left<Kernel>(sums, constant, exp2_nonpositive(key[i] - M), value[i]);
+                for (int64_t i = count - 1; i >= 0; --i) step_left<Kernel>(sums, constant, weight[i], value[i]);
                 sums.scale = M;
                 sums.rescale(renormalise<T>(sums.d, sums.scale));
                 right[(segment - 1) * columns + c] = sums;
@@ -229,24 +227,20 @@ struct wkv_left {
     }
 };
 
-// The exponent relative to which the weights of a segment are taken.
-template <typename T, bool Kernel>
-SF_INLINE vec<T> wkv_exponent(vec<T> peak, const wkv_sums<T> &right, const wkv_left<T> &left) {
-    return left.template top<Kernel>(at_least(peak, right.scale));
-}
-
 // One column of one segment: fills `weight` [span] with exp(k) and `behind` [span] with what follows each token, both
-// relative to 2^M; then takes `left` from the segment's first token to its last, and at each calls
+// relative to 2^M, where M is not less than the block's exponent there; then takes `left` from the segment's first token to its last, and at each calls
 // visit(i, numerator, denominator, left).
 template <typename T, bool Kernel, typename Visit>
-SF_INLINE void wkv_walk(const wkv_block<T> &b, const wkv_constants<T> &constant, int64_t segment, vec<T> M,
-                        wkv_sums<T> right, wkv_left<T> &left, const vec<T> *key, const vec<T> *value, vec<T> *weight,
-                        wkv_pair<T> *behind, Visit visit) {
+SF_INLINE void wkv_walk(const wkv_block<T> &b, const wkv_constants<T> &constant, int64_t segment, int64_t column,
+                        vec<T> M, wkv_left<T> &left, vec<T> *weight, wkv_pair<T> *behind, Visit visit) {
     using V = vec<T>;
-    const int64_t count = b.length(segment);
+    const int64_t count = b.length(segment), place = segment * b.columns + column;
+    const V *kept = b.weights + place * b.span, *value = b.values + column * b.span;
+    const V by = exp2_nonpositive(b.exponent[place] - M);
+    wkv_sums<T> right = b.right[place];
     right.rescale(exp2_nonpositive(right.scale - M));
     for (int64_t i = count - 1; i >= 0; --i) {
-        const V e = exp2_nonpositive(key[i] - M);
+        const V e = kept[i] * by;
         weight[i] = e;
         behind[i] = {right.n, right.d};
         wkv_block<T>::template step_left<Kernel>(right, constant, e, value[i]);
