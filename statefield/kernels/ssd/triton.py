@@ -22,8 +22,9 @@ from statefield.kernels.ssd.triton_kernels import (
     weights_kernel,
 )
 
-MOST = 64  # states or channels that a program owns
-PIECE = 32  # states or channels that a product goes through at a time
+# States or channels that a program owns, and those that a product goes through at a time. With 64 and 32, registers
+# spill by kilobytes: what "tf32x3" multiplies it holds in two parts (docs/kernels_gpu.md has the table).
+MOST, PIECE = 32, 16
 CHAIN_BLOCK = 512  # elements of a state that one program carries from chunk to chunk
 
 
@@ -54,10 +55,9 @@ class _Plan:
         self.dtype = state_dtype(x.dtype)
         self.limits = {"SOFTPLUS": dt_softplus, "DT_MIN": dt_min, "DT_MAX": dt_max}
         self.tiles = {"Q": _tile(chunk), "N": min(MOST, _tile(self.states)), "P": min(MOST, _tile(self.channels))}
-        pieces = min(PIECE, max(self.tiles["N"], self.tiles["P"]))
         self.ACC = tl.float64 if self.dtype == torch.float64 else tl.float32
         self.options: dict[str, Any] = {
-            **self.limits, **self.tiles, "K": pieces, "ACC": self.ACC,
+            **self.limits, **self.tiles, "K": PIECE, "ACC": self.ACC,
             "PRECISION": "tf32x3" if x.dtype.itemsize == 2 else "ieee",
             "num_warps": 8 if self.tiles["Q"] >= 64 else 4, "num_stages": 1, "enable_fp_fusion": True,
         }  # fmt: skip

@@ -388,9 +388,11 @@ def steps_kernel(
         through_x += tl.load(partial_dt + at_l, mask=mask, other=0.0)
         at_l += batches * length * heads
 
-    # The gradient of dt_t A: what comes from t or later, and, through the state after, from before t.
+    # The gradient of dt_t A: what comes from t or later, and, through the state after, from before t. In float64,
+    # because what came in at a step goes out again at another.
     across *= tl.exp2(_at_end(high, Q))
-    exponent = tl.cumsum(after, 0, reverse=True) + (tl.cumsum(leaving, 0) - leaving) + across
+    earlier = tl.cumsum(leaving.to(tl.float64), 0) - leaving
+    exponent = (tl.cumsum(after.to(tl.float64), 0, reverse=True) + earlier + across).to(ACC)
     grad_dt_l = (through_x + tl.load(A + head).to(ACC) * exponent) * slope
     tl.store(grad_dt + place_l, grad_dt_l, mask=mask)
     tl.store(partial_A + place, tl.sum(step * exponent, 0))
