@@ -1,5 +1,5 @@
-// The routed scan forward. A task is a block of channels of one image; it walks the routes one after the other and adds to
-// the output where it lies, so that the order of the sum is always the same.
+// The routed scan forward. A task is a block of channels of one image; it walks the routes one after the other and adds
+// to the output where it lies, so that the order of the sum is always the same.
 #include "routed_scan.h"
 
 #include "selective_scan_steps.h"

@@ -53,8 +53,8 @@ sf_scan scan_of(const sf_routes &r, int64_t b, int64_t k) {
     return s;
 }
 
-// `summed`: the tensor written (y, or the gradient of x) is one for all routes. The first route to pass everywhere finds
-// nothing to add to; where routes leave tokens out, the tensor was filled with zeros before.
+// `summed`: the tensor written (y, or the gradient of x) is one for all routes. The first route to pass everywhere
+// finds nothing to add to; where routes leave tokens out, the tensor was filled with zeros before.
 inline along_route walk_of(const sf_routes &r, int64_t k, bool summed) {
     const int64_t T = r.scan.length, E = r.scan.channels;
     return {r.order + k * T,

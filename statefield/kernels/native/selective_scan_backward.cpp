@@ -7,13 +7,14 @@ namespace {
 template <typename T>
 void run_slot(const sf_scan &s, int64_t sequence, int64_t slot, int64_t vectors, void *memory) {
     const in_order walk(s);
-    const int64_t batch = sequence / s.groups, group = sequence % s.groups, N = s.states, most = most_vectors(s);
+    const int64_t batch = sequence / s.groups, group = sequence % s.groups, N = s.states;
     const int64_t begin = slot * vectors / s.slots, end = (slot + 1) * vectors / s.slots;
     const int64_t partial = ((slot * s.batch + batch) * s.length * s.groups + group) * N;
-    T *grad_B = s.b_constant ? nullptr : (T *)s.grad_B + partial, *grad_C = s.c_constant ? nullptr : (T *)s.grad_C + partial;
-    for (int64_t v = begin; v < end; v += most)
-        run_vectors<T, true>(s, walk, batch, group, v, v + most < end ? v + most : end, grad_B, grad_C, v == begin,
-                             memory);
+    T *const grad_B = s.b_constant ? nullptr : (T *)s.grad_B + partial;
+    T *const grad_C = s.c_constant ? nullptr : (T *)s.grad_C + partial;
+    for_blocks(s, begin, end, [&](int64_t from, int64_t to, bool first) {
+        run_vectors<T, true>(s, walk, batch, group, from, to, grad_B, grad_C, first, memory);
+    });
 }
 
 template <typename T>

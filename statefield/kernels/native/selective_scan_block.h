@@ -32,8 +32,8 @@ struct rows {
     SF_INLINE const T *at(int64_t t) const { return base ? base + t * stride : nullptr; }
 };
 
-// Which row of its tensors a sequence has at a step; whether results are stored or added, may be stored past the caches, may
-// be gated. In order: row t at step t.
+// Which row of its tensors a sequence has at a step; whether results are stored or added, may be stored past the
+// caches, may be gated. In order: row t at step t.
 struct in_order {
     static constexpr bool adds = false, streams = true, gated = true;
     const int64_t out_row, delta_row, weights_row;  // from row to row of out (or grad_u), grad_delta, grad_B: elements

@@ -27,7 +27,8 @@ struct forward_steps {
     const V *const A2, *const tableB, *const tableC, *const D, *const bias;
 
     forward_steps(const sf_scan &s, const block<T> &k)
-        : N(Fixed ? Fixed : s.states), soft(s.softplus), gated(Walk::gated && s.z.data), streaming(Walk::streams && streams(s)),
+        : N(Fixed ? Fixed : s.states), soft(s.softplus), gated(Walk::gated && s.z.data),
+          streaming(Walk::streams && streams(s)),
           state(k.state), dt(k.dt), small(k.small), A2(k.A2), tableB(k.B), tableC(k.C), D(k.D), bias(k.bias) {}
 
     // The step sizes of the channels in one pack P, from vector v on. `left` of its lanes are channels; `Whole` says all
@@ -120,8 +121,8 @@ struct forward_steps {
         T *const out = (T *)s.out + k.batch * s.length * walk.out_row + k.first;
         for (int64_t t = begin; t < end; ++t) {
             if (kept && t % chunk == 0) k.keep(s, t / chunk);
-            // Two steps on. Threads walk different columns of the same rows, and the CPU's own prefetcher does not follow
-            // from row to row: fetching by hand took 15 to 30 % off at one state (2 threads).
+            // Two steps on. Threads walk different columns of the same rows, and the CPU's own prefetcher does not
+            // follow from row to row: fetching by hand took 15 to 30 % off at one state (2 threads).
             const int64_t row = walk.row(t), ahead = walk.row_ahead(t) - row;
             const step_rows at_t{u.at(row), z.at(row), B.at(row), C.at(row), out + row * walk.out_row,
                                  ahead * u.stride, ahead * walk.out_row, walk.adds};
