@@ -145,7 +145,7 @@ class PlainMamba(Isotropic):
         patch_embed = ConvPatchEmbed(in_chans, dim, patch_size, num_convs)
         side = patch_embed.side(img_size)
         (rates,) = drop_path_rates(drop_path_rate, (num_layers,))
-        options = {"d_state": d_state, "expand": expand, "d_conv": d_conv}
+        options: dict[str, Any] = {"d_state": d_state, "expand": expand, "d_conv": d_conv}
         super().__init__(
             patch_embed=patch_embed,
             reduction=patch_size,

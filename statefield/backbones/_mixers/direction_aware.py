@@ -22,7 +22,7 @@ START, RIGHT, LEFT, UP, DOWN = range(5)  # the move that leads into a token; row
 
 
 def steps_and_directions(order: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """When each route reaches each token, and by which move, both int64 [K, L], by the token's raster place.
+    """When each route reaches each token, and by which move, both int64 [L, K], by the token's raster place.
 
     Args:
         order: int64 [K, L], the token that route k visits at step t; every step goes to a neighbour.
@@ -30,7 +30,7 @@ def steps_and_directions(order: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
     >>> order = torch.tensor([[0, 1, 2, 5, 4, 3]])
     >>> steps, directions = steps_and_directions(order, 3)
-    >>> steps.tolist(), directions.tolist()
+    >>> steps.T.tolist(), directions.T.tolist()
     ([[0, 1, 2, 5, 4, 3]], [[0, 1, 1, 2, 2, 4]])
     """
     row = order.div(width, rounding_mode="floor")
@@ -39,7 +39,7 @@ def steps_and_directions(order: Tensor, width: int) -> tuple[Tensor, Tensor]:
     moves = (right > 0) * RIGHT + (right < 0) * LEFT + (down < 0) * UP + (down > 0) * DOWN
     moves = functional.pad(moves, (1, 0), value=START)
     steps = order.argsort(dim=1)  # the inverse of a permutation
-    return steps, moves.gather(1, steps)
+    return steps.T.contiguous(), moves.gather(1, steps).T.contiguous()
 
 
 class DirectionAwareMixer(nn.Module):
@@ -97,14 +97,14 @@ class DirectionAwareMixer(nn.Module):
         grid = (u.shape[1], u.shape[2])
         steps, directions = steps_and_directions(order_of(CONTINUOUS, grid, u), grid[1])
         # What a route meets at a token is raster token number `step`'s. Gathered before the rank is widened to E.
-        met = self.x_proj(u).flatten(1, 2)[:, steps.T].unflatten(1, grid)  # [B, H, W, K, R + 2 N]
+        met = self.x_proj(u).flatten(1, 2)[:, steps].unflatten(1, grid)  # [B, H, W, K, R + 2 N]
         step, B, C = met.split((self.dt_rank, self.d_state, self.d_state), dim=-1)
         K = len(CONTINUOUS)
         return routed_scan(
             u,
             functional.linear(step, self.dt_proj.weight),
             -torch.exp(self.A_log.float()).expand(K, -1, -1),
-            B + self.direction_Bs[directions.T].unflatten(0, grid),
+            B + self.direction_Bs[directions].unflatten(0, grid),
             C,
             self.D.expand(K, -1),
             routes=CONTINUOUS,
