@@ -104,6 +104,47 @@ class ConvMerging(nn.Module):
         return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
+class ResidualStem(nn.Module):
+    """Convolutions that bring an image to a quarter of its size, two of them a residual.
+
+    [B, in_chans, H, W] -> [B, ceil(H/4), ceil(W/4), C]. Source: MLLA (Han et al. 2024); Spatial-Mamba and VSSD have it.
+    """
+
+    def __init__(self, in_chans: int, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.conv1 = ConvNorm(in_chans, half, stride=2)
+        self.conv2 = nn.Sequential(ConvNorm(half, half), ConvNorm(half, half, act=False))
+        self.conv3 = nn.Sequential(
+            ConvNorm(half, 4 * channels, stride=2), ConvNorm(4 * channels, channels, 1, act=False)
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.conv1(image)
+        x = self.conv3(x + self.conv2(x))
+        return x.permute(0, 2, 3, 1).contiguous()  # once: every later addition keeps the layout of its first operand
+
+
+class InvertedMerging(nn.Module):
+    """Halve the map and widen it, [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C'], by an inverted bottleneck of 4 C'.
+
+    With `stride=1` the map keeps its size and the following stage runs à trous; `dilation` is the spacing of the
+    sub-grids that the map arrives with. Source: as of `ResidualStem`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 2, dilation: int = 1) -> None:
+        super().__init__()
+        hidden = 4 * out_channels
+        self.conv = nn.Sequential(
+            ConvNorm(in_channels, hidden, 1, bias=True, norm=False),
+            ConvNorm(hidden, hidden, 3, stride=stride, dilation=dilation, groups=hidden, bias=True, norm=False),
+            ConvNorm(hidden, out_channels, 1, bias=True, act=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
 class CausalConv(nn.Conv1d):
     """A depthwise convolution over the tokens before each token and itself, [B, L, C] -> [B, L, C].
 

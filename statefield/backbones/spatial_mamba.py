@@ -16,50 +16,12 @@ from timm.layers import DropPath, Mlp, trunc_normal_
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from statefield.backbones._blocks import ConvNorm, DepthwiseConv, drop_path_rates
+from statefield.backbones._blocks import DepthwiseConv, InvertedMerging, ResidualStem, drop_path_rates
 from statefield.backbones._mixers import StructureAwareMixer
 from statefield.backbones._pyramid import Pyramid, Stage, plan_stages, stage_widths
 from statefield.backbones._register import BackboneInfo, build_backbone, register_backbone
 
 __all__ = ["SpatialMamba", "SpatialMambaBlock"]
-
-
-class Stem(nn.Module):
-    """Four convolutions that bring the image to a quarter of its size: [B, in_chans, H, W] -> [B, H/4, W/4, C]."""
-
-    def __init__(self, in_chans: int, channels: int) -> None:
-        super().__init__()
-        half = channels // 2
-        self.conv1 = ConvNorm(in_chans, half, stride=2)
-        self.conv2 = nn.Sequential(ConvNorm(half, half), ConvNorm(half, half, act=False))
-        self.conv3 = nn.Sequential(
-            ConvNorm(half, 4 * channels, stride=2), ConvNorm(4 * channels, channels, 1, act=False)
-        )
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.conv1(image)
-        x = self.conv3(x + self.conv2(x))
-        return x.permute(0, 2, 3, 1).contiguous()  # once: every later addition keeps the layout of its first operand
-
-
-class Downsample(nn.Module):
-    """Halve the map and widen it, [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C'], by an inverted bottleneck of 4 C'.
-
-    With `stride=1` the map keeps its size and the following stage runs à trous; `dilation` is the spacing of the
-    sub-grids that the map arrives with.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 2, dilation: int = 1) -> None:
-        super().__init__()
-        hidden = 4 * out_channels
-        self.conv = nn.Sequential(
-            ConvNorm(in_channels, hidden, 1, bias=True, norm=False),
-            ConvNorm(hidden, hidden, 3, stride=stride, dilation=dilation, groups=hidden, bias=True, norm=False),
-            ConvNorm(hidden, out_channels, 1, bias=True, act=False),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class SpatialMambaBlock(nn.Module):
@@ -146,7 +108,7 @@ class SpatialMamba(Pyramid):
         for index, (channels, plan) in enumerate(zip(dims, plans, strict=True)):
             downsample: nn.Module = nn.Identity()
             if index > 0:
-                downsample = Downsample(dims[index - 1], channels, stride=plan.stride, dilation=plan.arriving)
+                downsample = InvertedMerging(dims[index - 1], channels, stride=plan.stride, dilation=plan.arriving)
             blocks = [
                 SpatialMambaBlock(
                     channels,
@@ -160,7 +122,7 @@ class SpatialMamba(Pyramid):
             ]
             stages.append(Stage(downsample, blocks, plan.dilation))
         super().__init__(
-            stem=Stem(in_chans, dims[0]),
+            stem=ResidualStem(in_chans, dims[0]),
             stages=stages,
             dims=dims,
             reductions=[plan.reduction for plan in plans],
