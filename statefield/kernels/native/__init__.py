@@ -23,7 +23,13 @@ _FILE = "libstatefield_native.so"
 
 
 def find_library() -> Path | None:
-    """The library's file: beside this module in a wheel, in site-packages in an editable install."""
+    """The library's file: beside this module in a wheel, in site-packages in an editable install.
+
+    STATEFIELD_NATIVE_LIBRARY names another, for a source tree that is used without being installed.
+    """
+    named = os.environ.get("STATEFIELD_NATIVE_LIBRARY")
+    if named:
+        return Path(named)
     folders = [Path(folder) for folder in __path__]
     try:
         for entry in importlib.metadata.files("statefield") or ():
