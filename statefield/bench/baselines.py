@@ -35,3 +35,39 @@ def fusion_by_convolutions(h_bchw: Tensor, weight: Tensor, alpha: Tensor, dilati
         padded = functional.pad(h_bchw, (dilation,) * 4, mode="replicate")
         fused += share * functional.conv2d(padded, kernel[:, None], dilation=dilation, groups=channels)
     return fused
+
+
+def wkv_by_cumulative_sums(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Bidirectional WKV by the paper's formula as four cumulative sums over the whole sequence.
+
+    exp(k_j - w (t - 1 - j)) = exp(k_j + w j) exp(-w (t - 1)): right as long as w T and the spread of k stay small.
+
+    Args: w, u [C]; k, v [B, T, C]. Returns: [B, T, C].
+    """
+    steps = torch.arange(k.shape[1], dtype=k.dtype)[:, None] * w
+    top = k.amax(1, keepdim=True)
+    left, right = torch.exp(k - top + steps), torch.exp(k - top - steps)
+    fall, rise, own = torch.exp(w - steps), torch.exp(w + steps), torch.exp(u + k - top)
+
+    def before(x: Tensor) -> Tensor:
+        return (x.cumsum(1) - x) * fall
+
+    def behind(x: Tensor) -> Tensor:
+        return (x.sum(1, keepdim=True) - x.cumsum(1)) * rise
+
+    return (before(left * v) + behind(right * v) + own * v) / (before(left) + behind(right) + own)
+
+
+def causal_convolution(x_bdl: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Mamba's convolution as models call torch: padded on both sides and cut, then SiLU. x [B, D, L]; weight [D, K]."""
+    length, (channels, taps) = x_bdl.shape[2], weight.shape
+    y = functional.conv1d(x_bdl, weight[:, None], bias, padding=taps - 1, groups=channels)
+    return functional.silu(y[..., :length])
+
+
+def causal_convolution_in_rows(x_bld: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The same on [B, L, D] without moving memory: as a picture of one row in torch's channels-last order."""
+    length, (channels, taps) = x_bld.shape[1], weight.shape
+    picture = x_bld.transpose(1, 2)[:, :, None]  # [B, D, 1, L]
+    y = functional.conv2d(picture, weight[:, None, None], bias, padding=(0, taps - 1), groups=channels)
+    return functional.silu(y[..., :length])[:, :, 0].transpose(1, 2)

@@ -25,7 +25,7 @@ struct wkv_forward {
                 V *value = b.values + c * b.span;
                 wkv_left<T> left = carried[c];
                 const V M = left.template top<Kernel>(b.exponent[segment * b.columns + c]);
-                left.template enter<Kernel>(M);
+                left.template enter<Kernel>(M, b.constants[c].drift);
                 const auto mean = [=](int64_t i, V n, V d, const wkv_left<T> &) { value[i] = n / d; };
                 wkv_walk<T, Kernel>(b, wkv_constants<T>(b.constants[c]), segment, c, M, left, weight, behind, mean);
                 left.template leave<Kernel>(M);

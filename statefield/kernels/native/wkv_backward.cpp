@@ -24,8 +24,8 @@ struct wkv_adjoint {
     static wkv_adjoint none() {
         return {wkv_sums<T>::none(), wkv_sums<T>::none(), wkv_sums<T>::none(), wkv_sums<T>::none()};
     }
-    SF_INLINE void enter(V M) {
-        const V by = exp2(earlier.scale + M);
+    SF_INLINE void enter(V M, V drift) {
+        const V by = exp2(earlier.scale + M) * drift;
         earlier.rescale(by);
         chunk.rescale(by);
         paper.rescale(by);
@@ -109,8 +109,8 @@ struct wkv_backward {
         wkv_left<T> left = m.left[place] = m.carried[c];
         wkv_sums<T> seen = m.before[place] = m.of_right[c];
         const V M = left.template top<Kernel>(b.exponent[place]);
-        left.template enter<Kernel>(M);
-        seen.rescale(exp2(seen.scale + M));
+        left.template enter<Kernel>(M, constant.drift);
+        seen.rescale(exp2(seen.scale + M) * constant.drift);
         const auto visit = [&](int64_t i, V n, V d, const wkv_left<T> &) {
             const V share = a_n[i] / d;
             a_n[i] = share;
@@ -135,8 +135,8 @@ struct wkv_backward {
         wkv_left<T> left = m.left[place];
         wkv_sums<T> seen = m.before[place];
         const V M = left.template top<Kernel>(b.exponent[place]);
-        left.template enter<Kernel>(M);
-        seen.rescale(exp2(seen.scale + M));
+        left.template enter<Kernel>(M, constant.drift);
+        seen.rescale(exp2(seen.scale + M) * constant.drift);
         m.second[0] = {left.second.n, left.second.d};
         const auto note = [&](int64_t i, V, V, const wkv_left<T> &now) {
             m.chunk[i] = {now.chunk.n, now.chunk.d};
@@ -150,7 +150,7 @@ struct wkv_backward {
         wkv_walk<T, Kernel>(b, constant, segment, c, M, left, m.weight, m.behind, note);
 
         wkv_adjoint<T> to = m.adjoint[c];
-        to.enter(M);
+        to.enter(M, constant.drift);
         V grad_u{}, steps{};  // steps: what the sums lose with one step more between tokens, that is -dw
         const int64_t size = Kernel ? b.problem.chunk : 1, end = b.begin(segment) + count - 1;
         int64_t chunk_at = Kernel ? end / size * size - b.begin(segment) : -1;

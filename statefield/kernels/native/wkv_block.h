@@ -63,6 +63,9 @@ SF_INLINE vec<T> renormalise(vec<T> size, vec<T> &scale) {
 template <typename T>
 struct wkv_constants {
     vec<T> decay, growth, second, own;  // exp(-w), exp(w), 1 - exp(w), exp(u)
+    // exp(-w span) over decay^span: the rounding of `decay` adds up from step to step, to 2e-5 over 4096 tokens. Sums are
+    // multiplied by this where they enter a segment.
+    vec<T> drift;
 };
 
 template <typename T>
@@ -115,6 +118,8 @@ struct wkv_block {
                 constants[c].growth[i] = (T)::exp((double)w[i]);
                 constants[c].second[i] = (T)-::expm1((double)w[i]);
                 constants[c].own[i] = (T)::exp((double)u[i]);
+                const double decay = (double)constants[c].decay[i], rounded = decay > 0 ? ::log(decay) : -(double)w[i];
+                constants[c].drift[i] = (T)::exp(-(double)span * ((double)w[i] + rounded));
             }
         }
         return right + segments * columns;
@@ -172,7 +177,7 @@ struct wkv_block {
                 const V M = exponent[segment * columns + c] = at_least(top, sums.scale);
                 for (int64_t i = 0; i < count; ++i) weight[i] = exp2_nonpositive(weight[i] - M);
                 if (segment == 0) continue;
-                sums.rescale(exp2_nonpositive(sums.scale - M));
+                sums.rescale(exp2_nonpositive(sums.scale - M) * constant.drift);
                 for (int64_t i = count - 1; i >= 0; --i) step_left<Kernel>(sums, constant, weight[i], value[i]);
                 sums.scale = M;
                 sums.rescale(renormalise<T>(sums.d, sums.scale));
@@ -197,8 +202,8 @@ struct wkv_left {
         return Kernel ? at_least(M, second.scale) : M;
     }
     template <bool Kernel>
-    SF_INLINE void enter(V M) {  // a segment whose weights are relative to 2^M
-        const V by = exp2_nonpositive(earlier.scale - M);
+    SF_INLINE void enter(V M, V drift) {  // a segment whose weights are relative to 2^M
+        const V by = exp2_nonpositive(earlier.scale - M) * drift;
         chunk.rescale(by);
         if (!Kernel) return;
         earlier.rescale(by);
@@ -228,8 +233,8 @@ struct wkv_left {
 };
 
 // One column of one segment: fills `weight` [span] with exp(k) and `behind` [span] with what follows each token, both
-// relative to 2^M, where M is not less than the block's exponent there; then takes `left` from the segment's first token to its last, and at each calls
-// visit(i, numerator, denominator, left).
+// relative to 2^M, where M is not less than the block's exponent there; then takes `left` from the segment's first token
+// to its last, and at each calls visit(i, numerator, denominator, left).
 template <typename T, bool Kernel, typename Visit>
 SF_INLINE void wkv_walk(const wkv_block<T> &b, const wkv_constants<T> &constant, int64_t segment, int64_t column,
                         vec<T> M, wkv_left<T> &left, vec<T> *weight, wkv_pair<T> *behind, Visit visit) {
@@ -238,7 +243,7 @@ SF_INLINE void wkv_walk(const wkv_block<T> &b, const wkv_constants<T> &constant,
     const V *kept = b.weights + place * b.span, *value = b.values + column * b.span;
     const V by = exp2_nonpositive(b.exponent[place] - M);
     wkv_sums<T> right = b.right[place];
-    right.rescale(exp2_nonpositive(right.scale - M));
+    right.rescale(exp2_nonpositive(right.scale - M) * constant.drift);
     for (int64_t i = count - 1; i >= 0; --i) {
         const V e = kept[i] * by;
         weight[i] = e;

@@ -27,8 +27,8 @@ def wkv(
 
     Args:
         w: [C], the decay a step (Vision-RWKV passes spatial_decay / T). Positive for a weight that falls with distance;
-            |w| up to 80.
-        u: [C], what the token's own key gets on top (spatial_first / T); |u| up to 80.
+            |w| up to 40.
+        u: [C], what the token's own key gets on top (spatial_first / T); |u| up to 20.
         k, v: [B, T, C], T, C >= 1. float64, float32, bfloat16, float16.
         mode: "kernel": the weights that the official CUDA kernels compute, with which checkpoints were trained;
             "paper": the formula of the paper. They differ by about 1e-3 (README.md).
