@@ -179,7 +179,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    inputs, results = ctx.saved_tensors[:_NUM_INPUTS], ctx.saved_tensors[_NUM_INPUTS:]
+    saved = ctx.saved_tensors  # read once: checkpointing gives what it computed again a single time
+    inputs, results = saved[:_NUM_INPUTS], saved[_NUM_INPUTS:]
     if all(grad is None for grad in grads[:4]):
         return (None,) * (_NUM_INPUTS + len(ctx.options) + 1)
     grad_h = torch.zeros_like(inputs[0]) if grads[0] is None else grads[0]

@@ -234,12 +234,14 @@ def backward(
 def _gates(
     laid: Plan, dtype: torch.dtype, i: Tensor, f: Tensor, start_m: Tensor | None, stabilize_rowwise: bool
 ) -> Gates:
-    made = [i.new_empty(i.shape, dtype=dtype) for _ in range(8)]
+    a_high, a_low, A_high, A_low, from_start, to_end, m, decays = (i.new_empty(i.shape, dtype=dtype) for _ in range(8))
     last_m = i.new_empty(i.shape[:2], dtype=dtype)
     gates_kernel[(laid.sequences,)](
-        i.contiguous(), f.contiguous(), _dense(start_m), *made, last_m, laid.length, **laid.gate_options(dtype)
-    )
-    return Gates(*made, last_m, None if stabilize_rowwise else made[6].amax(2))
+        i.contiguous(), f.contiguous(), _dense(start_m), a_high, a_low, A_high, A_low, from_start, to_end, m, decays,
+        last_m, laid.length, **laid.gate_options(dtype),
+    )  # fmt: skip
+    largest = None if stabilize_rowwise else m.amax(2)
+    return Gates(a_high, a_low, A_high, A_low, from_start, to_end, m, decays, last_m, largest)
 
 
 def _of_last_m(grads: tuple[Tensor | None, ...], last_C: Tensor, last_n: Tensor) -> Tensor | None:
