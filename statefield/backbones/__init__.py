@@ -12,7 +12,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from statefield.backbones import msvmamba, plainmamba, spatial_mamba, vim, vmamba
+from statefield.backbones import efficientvmamba, msvmamba, plainmamba, spatial_mamba, vil, vim, vmamba, vssd
 from statefield.backbones._register import BACKBONES, BackboneInfo
 from statefield.errors import UnknownName
 
@@ -20,12 +20,15 @@ __all__ = [
     "BACKBONES",
     "BackboneInfo",
     "create_model",
+    "efficientvmamba",
     "list_models",
     "msvmamba",
     "plainmamba",
     "spatial_mamba",
+    "vil",
     "vim",
     "vmamba",
+    "vssd",
 ]
 
 

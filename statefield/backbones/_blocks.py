@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -145,6 +146,38 @@ class InvertedMerging(nn.Module):
         return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
+class PositionalBlock(nn.Module):
+    """Positional convolution, mixer, positional convolution, MLP; each a residual, [B, H, W, C].
+
+    Mixer and MLP stand behind LayerNorm, and they alone are subject to stochastic depth (`drop_path`, a probability).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        mixer: nn.Module,
+        *,
+        mlp_ratio: float = 4.0,
+        proj_drop_rate: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.cpe1 = DepthwiseConv(channels)
+        self.norm1 = nn.LayerNorm(channels)
+        self.mixer = mixer
+        self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
+        self.cpe2 = DepthwiseConv(channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = Mlp(channels, int(mlp_ratio * channels), drop=proj_drop_rate)
+        self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.cpe1(x)
+        x = x + self.drop_path1(self.mixer(self.norm1(x)))
+        x = x + self.cpe2(x)
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
 class CausalConv(nn.Conv1d):
     """A depthwise convolution over the tokens before each token and itself, [B, L, C] -> [B, L, C].
 
@@ -160,6 +193,13 @@ class CausalConv(nn.Conv1d):
         weight = self.weight.flip(-1) if self.reverse else self.weight
         x = functional.pad(x.transpose(1, 2), (0, reach) if self.reverse else (reach, 0))
         return functional.conv1d(x, weight, self.bias, groups=self.groups).transpose(1, 2)
+
+
+def leading(x: Tensor, axis: int, count: int) -> Tensor:
+    """The first `count` entries along an axis; by index where sizes are symbols: a slice would fix them."""
+    if isinstance(count, int):
+        return x.narrow(axis, 0, count)
+    return x.index_select(axis, torch.arange(count, device=x.device))
 
 
 def split_phases(x: Tensor, dilation: int) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from statefield.backbones._blocks import leading
 from statefield.backbones._pyramid import checked_image
 from statefield.backbones.checkpoints import family_filter
 from statefield.errors import ConfigError
@@ -263,13 +264,6 @@ class Resize(nn.Sequential):
         super().__init__(*layers, LayerNorm2d(dim))
 
 
-def _first(x: Tensor, axis: int, count: int) -> Tensor:
-    """The first `count` entries along an axis; by index where sizes are symbols: a slice would fix them."""
-    if isinstance(count, int):
-        return x.narrow(axis, 0, count)
-    return x.index_select(axis, torch.arange(count, device=x.device))
-
-
 class IsotropicPyramid(nn.Module):
     """Maps at strides 4, 8, 16, 32 from four depths of an isotropic backbone, resized as Vim's segmenter does.
 
@@ -321,7 +315,7 @@ class IsotropicPyramid(nn.Module):
         for index, feature_map in zip(taken, maps, strict=True):
             level = self.neck[index](feature_map)
             for axis, side in ((2, x.shape[-2]), (3, x.shape[-1])):
-                level = _first(level, axis, -(-side // self.REDUCTIONS[index]))
+                level = leading(level, axis, -(-side // self.REDUCTIONS[index]))
             levels.append(level if output_fmt == "NCHW" else level.permute(0, 2, 3, 1))
         return levels if isinstance(found, list) else (found[0], levels)
 
