@@ -3,6 +3,7 @@
 from statefield.backbones._mixers.bidirectional import BidirectionalMixer
 from statefield.backbones._mixers.cross_scan import CrossDualityMixer, CrossScanMixer
 from statefield.backbones._mixers.direction_aware import DirectionAwareMixer
+from statefield.backbones._mixers.matrix_memory import MatrixMemoryMixer
 from statefield.backbones._mixers.structure_aware import StateFusion, StructureAwareMixer
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "CrossDualityMixer",
     "CrossScanMixer",
     "DirectionAwareMixer",
+    "MatrixMemoryMixer",
     "StateFusion",
     "StructureAwareMixer",
 ]
