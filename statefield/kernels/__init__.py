@@ -2,6 +2,7 @@
 
 from statefield.kernels._choice import KernelRow, implementations, use_kernels
 from statefield.kernels.causal_conv1d import causal_conv1d
+from statefield.kernels.hsm_ssd import hsm_ssd_states
 from statefield.kernels.mlstm import mlstm
 from statefield.kernels.non_causal_ssd import non_causal_ssd
 from statefield.kernels.routed_scan import routed_scan
@@ -14,6 +15,7 @@ from statefield.kernels.wkv import wkv
 __all__ = [
     "KernelRow",
     "causal_conv1d",
+    "hsm_ssd_states",
     "implementations",
     "mlstm",
     "non_causal_ssd",
