@@ -12,7 +12,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from statefield.backbones import efficientvmamba, msvmamba, plainmamba, spatial_mamba, vil, vil, vim, vmamba, vssd
+from statefield.backbones import efficientvmamba, msvmamba, plainmamba, spatial_mamba, vil, vim, vmamba, vssd
 from statefield.backbones._register import BACKBONES, BackboneInfo
 from statefield.errors import UnknownName
 
@@ -25,7 +25,6 @@ __all__ = [
     "msvmamba",
     "plainmamba",
     "spatial_mamba",
-    "vil",
     "vil",
     "vim",
     "vmamba",

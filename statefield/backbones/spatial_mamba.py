@@ -12,11 +12,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from timm.layers import DropPath, Mlp, trunc_normal_
+from timm.layers import trunc_normal_
 from timm.models import generate_default_cfgs
-from torch import Tensor, nn
+from torch import nn
 
-from statefield.backbones._blocks import DepthwiseConv, InvertedMerging, ResidualStem, drop_path_rates
+from statefield.backbones._blocks import InvertedMerging, PositionalBlock, ResidualStem, drop_path_rates
 from statefield.backbones._mixers import StructureAwareMixer
 from statefield.backbones._pyramid import Pyramid, Stage, plan_stages, stage_widths
 from statefield.backbones._register import BackboneInfo, build_backbone, register_backbone
@@ -24,11 +24,8 @@ from statefield.backbones._register import BackboneInfo, build_backbone, registe
 __all__ = ["SpatialMamba", "SpatialMambaBlock"]
 
 
-class SpatialMambaBlock(nn.Module):
-    """Positional convolution, structure-aware scan, positional convolution, MLP; each a residual, [B, H, W, C].
-
-    Only the scan and the MLP are subject to stochastic depth (`drop_path`, a probability).
-    """
+class SpatialMambaBlock(PositionalBlock):
+    """A structure-aware scan and an MLP among positional convolutions; each a residual, [B, H, W, C]."""
 
     def __init__(
         self,
@@ -40,21 +37,8 @@ class SpatialMambaBlock(nn.Module):
         proj_drop_rate: float = 0.0,
         drop_path: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.cpe1 = DepthwiseConv(channels)
-        self.norm1 = nn.LayerNorm(channels)
-        self.mixer = StructureAwareMixer(channels, d_state=d_state, expand=expand)
-        self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
-        self.cpe2 = DepthwiseConv(channels)
-        self.norm2 = nn.LayerNorm(channels)
-        self.mlp = Mlp(channels, int(mlp_ratio * channels), drop=proj_drop_rate)
-        self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.cpe1(x)
-        x = x + self.drop_path1(self.mixer(self.norm1(x)))
-        x = x + self.cpe2(x)
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+        mixer = StructureAwareMixer(channels, d_state=d_state, expand=expand)
+        super().__init__(channels, mixer, mlp_ratio=mlp_ratio, proj_drop_rate=proj_drop_rate, drop_path=drop_path)
 
 
 class SpatialMamba(Pyramid):

@@ -36,14 +36,11 @@ TWINS = {
     "Vim": ("vim_tiny_pyramid", {"dim": 8, "num_layers": 4, "d_state": 4, "img_size": 32}),
     "PlainMamba": ("plainmamba_l1_pyramid", {"dim": 8, "num_layers": 4, "d_state": 2, "img_size": 32}),
     "ViL": ("vil2_tiny_pyramid", {"dim": 8, "num_layers": 4, "img_size": 32}),
-    "ViL": ("vil2_tiny_pyramid", {"dim": 8, "num_layers": 4, "img_size": 32}),
 }
 # The same families without a pyramid: maps of one size behind every block.
 ISOTROPIC_TWINS = {
     "Vim": ("vim_tiny", {"dim": 8, "num_layers": 4, "d_state": 4, "img_size": 32}),
     "PlainMamba": ("plainmamba_l1", {"dim": 8, "num_layers": 4, "d_state": 2, "img_size": 32}),
-    "ViL": ("vil2_tiny", {"dim": 8, "num_layers": 4, "img_size": 32}),
-    "ViL, first version": ("vil_tiny", {"dim": 8, "num_layers": 4, "img_size": 32}),
     "ViL": ("vil2_tiny", {"dim": 8, "num_layers": 4, "img_size": 32}),
     "ViL, first version": ("vil_tiny", {"dim": 8, "num_layers": 4, "img_size": 32}),
 }

@@ -1,9 +1,12 @@
 """Token mixers: how a block exchanges information between pixels. Each is written over the operators of `kernels`."""
 
+from statefield.backbones._mixers.attention import MapAttention
 from statefield.backbones._mixers.bidirectional import BidirectionalMixer
 from statefield.backbones._mixers.cross_scan import CrossDualityMixer, CrossScanMixer
 from statefield.backbones._mixers.direction_aware import DirectionAwareMixer
+from statefield.backbones._mixers.hidden_state import HiddenStateMixer
 from statefield.backbones._mixers.matrix_memory import MatrixMemoryMixer
+from statefield.backbones._mixers.non_causal import NonCausalDualityMixer
 from statefield.backbones._mixers.structure_aware import StateFusion, StructureAwareMixer
 
 __all__ = [
@@ -11,7 +14,10 @@ __all__ = [
     "CrossDualityMixer",
     "CrossScanMixer",
     "DirectionAwareMixer",
+    "HiddenStateMixer",
+    "MapAttention",
     "MatrixMemoryMixer",
+    "NonCausalDualityMixer",
     "StateFusion",
     "StructureAwareMixer",
 ]
