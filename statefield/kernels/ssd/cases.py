@@ -116,8 +116,7 @@ FAMILY = Family(
         "large_strong_decay": arguments(1, 300, 4, 64, 64, decay=60.0),
     },
     compiled={
-        "ssd, p 64, n 64, z": Sized(arguments(1, 128, 4, 64, 64), torch.bfloat16, stack_bytes=256),
-        "ssd, p 64, n 64": Sized(arguments(1, 128, 4, 64, 64, absent=("z", *_NO_STATES)), stack_bytes=512),
+        "ssd, p 64, n 64, z": Sized(arguments(1, 128, 4, 64, 64), torch.bfloat16, stack_bytes=128),
     },
     measured={
         "B 8, L 3136, h 8, p 48, n 64": _timed(torch.bfloat16, 8, 3136, 8, 48, 64, absent=("z", *_NO_STATES)),
