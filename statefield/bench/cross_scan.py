@@ -24,8 +24,8 @@ class CrossScan:
     """Cross-scan, scan and merge on maps of `height` x `width`, along CROSS.
 
     Attributes:
-        by_views: gather by transposing and flipping views, as VMamba does in PyTorch; otherwise by one index_select. The
-            merge goes by views either way: by index_select or index_add it took two to six times as long.
+        by_views: gather by transposing and flipping views, as VMamba does in PyTorch; otherwise by one index_select.
+            The merge goes by views either way: by index_select or index_add it took two to six times as long.
     """
 
     height: int

@@ -94,7 +94,7 @@ def _check(
             f"spatial axes S."
         )
     batch, *spatial, routes, channels = delta.shape
-    if min(*spatial, routes, channels) < 1:
+    if any(size < 1 for size in (*spatial, routes, channels)):  # min() would bind a traced graph to the smallest
         raise ShapeError(f"routed_scan: delta {list(delta.shape)} has an empty axis: all but the batch are >= 1.")
     shared, own = [batch, *spatial, channels], [batch, *spatial, routes, channels]
     if list(x.shape) not in (shared, own):
