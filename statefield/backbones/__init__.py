@@ -12,7 +12,17 @@ from typing import Any
 import timm
 from torch import nn
 
-from statefield.backbones import efficientvmamba, msvmamba, plainmamba, spatial_mamba, vil, vim, vmamba, vssd
+from statefield.backbones import (
+    efficientvmamba,
+    msvmamba,
+    plainmamba,
+    spatial_mamba,
+    vil,
+    vim,
+    vision_rwkv,
+    vmamba,
+    vssd,
+)
 from statefield.backbones._register import BACKBONES, BackboneInfo
 from statefield.errors import UnknownName
 
@@ -27,6 +37,7 @@ __all__ = [
     "spatial_mamba",
     "vil",
     "vim",
+    "vision_rwkv",
     "vmamba",
     "vssd",
 ]

@@ -36,6 +36,7 @@ TWINS = {
     "Vim": ("vim_tiny_pyramid", {"dim": 8, "num_layers": 4, "d_state": 4, "img_size": 32}),
     "PlainMamba": ("plainmamba_l1_pyramid", {"dim": 8, "num_layers": 4, "d_state": 2, "img_size": 32}),
     "ViL": ("vil2_tiny_pyramid", {"dim": 8, "num_layers": 4, "img_size": 32}),
+    "Vision-RWKV": ("vision_rwkv_tiny_pyramid", {"dim": 8, "num_layers": 4, "img_size": 32}),
 }
 # The same families without a pyramid: maps of one size behind every block.
 ISOTROPIC_TWINS = {
@@ -43,6 +44,7 @@ ISOTROPIC_TWINS = {
     "PlainMamba": ("plainmamba_l1", {"dim": 8, "num_layers": 4, "d_state": 2, "img_size": 32}),
     "ViL": ("vil2_tiny", {"dim": 8, "num_layers": 4, "img_size": 32}),
     "ViL, first version": ("vil_tiny", {"dim": 8, "num_layers": 4, "img_size": 32}),
+    "Vision-RWKV": ("vision_rwkv_small", {"dim": 8, "num_layers": 4, "img_size": 32, "drop_path_rate": 0.0}),
 }
 STRIDED_DECODERS = ("deeplabv3", "deeplabv3plus", "pan")  # ask the encoder for an output stride
 SMP_DECODERS = (

@@ -7,10 +7,12 @@ from statefield.backbones._mixers.direction_aware import DirectionAwareMixer
 from statefield.backbones._mixers.hidden_state import HiddenStateMixer
 from statefield.backbones._mixers.matrix_memory import MatrixMemoryMixer
 from statefield.backbones._mixers.non_causal import NonCausalDualityMixer
+from statefield.backbones._mixers.rwkv import ChannelMix, SpatialMix
 from statefield.backbones._mixers.structure_aware import StateFusion, StructureAwareMixer
 
 __all__ = [
     "BidirectionalMixer",
+    "ChannelMix",
     "CrossDualityMixer",
     "CrossScanMixer",
     "DirectionAwareMixer",
@@ -18,6 +20,7 @@ __all__ = [
     "MapAttention",
     "MatrixMemoryMixer",
     "NonCausalDualityMixer",
+    "SpatialMix",
     "StateFusion",
     "StructureAwareMixer",
 ]
