@@ -52,13 +52,13 @@ void start(const sf_mlstm &s, const forward_task &task, forward_scratch<T> &x) {
     if (s.C == nullptr) return;
     memcpy(x.n, (const T *)s.n + at * size, (size_t)size * sizeof(T));
     const T *C = (const T *)s.C + (at * size + task.first) * size;  // a row a channel of v
-    transpose_into(x.C.data, x.C.ld, matrix<T>{const_cast<T *>(C), size}, task.values(), size);
+    turn(x.C.data, x.C.ld, C, size, task.values(), size);
 }
 
 template <typename T>
 void keep_state(const sf_mlstm &s, const forward_task &task, const forward_scratch<T> &x, T *C, T *n) {
     const int64_t size = s.channels;
-    transpose_into(C + task.first * size, size, x.C, size, task.values());
+    turn(C + task.first * size, size, x.C.data, x.C.ld, size, task.values());
     if (task.slot == 0) memcpy(n, x.n, (size_t)size * sizeof(T));
 }
 
@@ -86,10 +86,11 @@ template <typename T>
 void read_out(const sf_mlstm &s, const forward_task &task, forward_scratch<T> &x, int64_t begin, int64_t count) {
     const int64_t values = task.values();
     T *h = (T *)s.h + (task.sequence(s) * s.length + begin) * s.channels + task.first;
+    const int64_t depth = begin == 0 && s.C == nullptr ? 0 : s.channels;  // there is nothing to read yet
     const bool in_place = values % TILE_COLUMNS<T> == 0;
     const matrix<T> out = in_place ? matrix<T>{h, s.channels} : x.out;
     for_tiles<T>(count, values, [&](auto sums, int64_t i0, int64_t j0) {
-        sums.add(plain(x.q), i0, x.C, j0, 0, s.channels);
+        sums.add(plain(x.q), i0, x.C, j0, 0, depth);
         sums.scale_rows(x.weights.from_start + i0);
         sums.add(plain(x.scores), i0, x.v, j0, 0, i0 + sums.rows);
         sums.scale_rows(x.norm.by + i0);
@@ -134,7 +135,7 @@ void walk(const sf_mlstm &s, const forward_task &task, forward_scratch<T> &x) {
         copy_rows(row_of<T>(s.k, task.batch, task.head, begin), s.k.row_stride, count, size, x.k);
         copy_rows(row_of<T>(s.v, task.batch, task.head, begin) + task.first, s.v.row_stride, count, values, x.v);
         for (int64_t t = 0; t < count; ++t) scale_row(x.k.row(t), root, size);
-        transpose(x.k.data, x.k.ld, count, size, x.k_by_channel);
+        turn_into(x.k_by_channel, x.k.data, x.k.ld, count, size);
         dots_at_and_below(x.q, x.k_by_channel, count, size, x.scores);
         weigh(x, begin, count, size);
         x.norm.set(x.gate.m + begin, x.sums, count, s.eps, s.rowwise, x.gate.largest);

@@ -43,6 +43,9 @@ struct place {
         chunk = which, begin = which * s.chunk;
         count = s.length - begin < s.chunk ? s.length - begin : s.chunk;
     }
+    // Whether the state before the chunk, and the gradient of the one behind it, are more than zeros.
+    bool has_past(const sf_mlstm &s) const { return chunk > 0 || s.C != nullptr; }
+    bool has_future(const sf_mlstm &s) const { return chunk < chunks - 1 || s.grad_last_C != nullptr; }
 };
 
 // The rows of a chunk; grad becomes the gradient of the readout C_t q_t.
@@ -60,8 +63,8 @@ void load_chunk(const sf_mlstm &s, const place &p, backward_scratch<T> &x) {
         scale_row(x.grad.row(t), x.norm.by[t], size);
         scale_row(x.k.row(t), root, size);
     }
-    transpose(x.k.data, x.k.ld, p.count, size, x.k_by_channel);
-    transpose(x.v.data, x.v.ld, p.count, size, x.v_by_channel);
+    turn_into(x.k_by_channel, x.k.data, x.k.ld, p.count, size);
+    turn_into(x.v_by_channel, x.v.data, x.v.ld, p.count, size);
     const int64_t state = p.at * p.chunks + p.chunk;
     copy_rows((const T *)s.states_C + state * size * size, size, size, size, x.C);  // a row a channel of v
     memset(x.n, 0, (size_t)padded_columns<T>(size) * sizeof(T));
@@ -70,9 +73,10 @@ void load_chunk(const sf_mlstm &s, const place &p, backward_scratch<T> &x) {
 
 // out_q becomes the gradient of q through the state before the chunk, but for its weight and n; `read` q's share of it.
 template <typename T>
-void read_state(backward_scratch<T> &x, int64_t count, int64_t size) {
+void read_state(const sf_mlstm &s, const place &p, backward_scratch<T> &x) {
+    const int64_t count = p.count, size = s.channels, depth = p.has_past(s) ? size : 0;
     for_tiles<T>(count, size, [&](auto sums, int64_t i0, int64_t j0) {
-        sums.add(plain(x.grad), i0, x.C, j0, 0, size);
+        sums.add(plain(x.grad), i0, x.C, j0, 0, depth);
         sums.store_to(x.out_q, i0, j0);
     });
     for (int64_t t = 0; t < count; ++t) x.read[t] = dot(x.q.row(t), x.out_q.row(t), size);
@@ -148,11 +152,12 @@ void gate_gradients(const sf_mlstm &s, const place &p, backward_scratch<T> &x) {
 
 // What goes through the states: out_q and out_k begin with it, and `read`, `kept_in` tell what it moves.
 template <typename T>
-void through_states(backward_scratch<T> &x, int64_t count, int64_t size) {
+void through_states(const sf_mlstm &s, const place &p, backward_scratch<T> &x) {
     constexpr int W = lanes<T>::count;
-    transpose(x.grad_C.data, x.grad_C.ld, size, size, x.grad_C_by_v);
+    const int64_t count = p.count, size = s.channels, depth = p.has_future(s) ? size : 0;
+    turn_into(x.grad_C_by_v, x.grad_C.data, x.grad_C.ld, size, size);
     for_tiles<T>(count, size, [&](auto sums, int64_t i0, int64_t j0) {
-        sums.add(plain(x.v), i0, x.grad_C_by_v, j0, 0, size);
+        sums.add(plain(x.v), i0, x.grad_C_by_v, j0, 0, depth);
         sums.store_to(x.out_k, i0, j0);
     });
     for (int64_t t = 0; t < count; ++t) {
@@ -180,9 +185,10 @@ void store_rows(T *to, matrix<T> from, int64_t count, int64_t size) {
 template <typename T>
 void row_gradients(const sf_mlstm &s, const place &p, backward_scratch<T> &x) {
     const int64_t size = s.channels, first = (p.at * s.length + p.begin) * size;
+    const int64_t depth = p.has_future(s) ? size : 0;
     const T root = (T)(1 / sqrt((double)size));
     for_tiles<T>(p.count, size, [&](auto sums, int64_t i0, int64_t j0) {
-        sums.add(plain(x.k), i0, x.grad_C, j0, 0, size);
+        sums.add(plain(x.k), i0, x.grad_C, j0, 0, depth);
         sums.scale_rows(x.weights.row + i0);
         sums.add(transposed(x.scores), i0, x.grad, j0, i0, p.count);
         sums.store_to(x.out_v, i0, j0);
@@ -235,7 +241,7 @@ double start(const sf_mlstm &s, int64_t at, backward_scratch<T> &x) {
     double grad_m = s.grad_last_m ? ((const T *)s.grad_last_m)[at] : 0;
     if (s.grad_last_C) {
         const T *grad = (const T *)s.grad_last_C + at * size * size, *C = (const T *)s.last_C + at * size * size;
-        transpose(grad, size, size, size, x.grad_C);
+        turn_into(x.grad_C, grad, size, size, size);
         for (int64_t c = 0; c < size * size; ++c) grad_m -= (double)grad[c] * C[c];
     }
     if (s.grad_last_n) {
@@ -282,17 +288,17 @@ void walk_back(const sf_mlstm &s, int64_t at, backward_scratch<T> &x) {
         load_chunk(s, p, x);
         dots_at_and_below(x.q, x.k_by_channel, p.count, size, x.scores);
         dots_at_and_below(x.grad, x.v_by_channel, p.count, size, x.weighed);
-        read_state(x, p.count, size);
+        read_state(s, p, x);
         weigh(x, p.begin, p.count);
-        through_states(x, p.count, size);
+        through_states(s, p, x);
         gate_gradients(s, p, x);
         row_gradients(s, p, x);
-        retreat(x, p.count, size);
+        if (p.has_past(s)) retreat(x, p.count, size);
     }
     grad_m = stabilizer_gradients(s, at, x, grad_m);
     if (s.grad_C == nullptr) return;
     T *grad_C = (T *)s.grad_C + at * size * size, *grad_n = (T *)s.grad_n + at * size;
-    transpose_into(grad_C, size, x.grad_C, size, size);
+    turn(grad_C, size, x.grad_C.data, x.grad_C.ld, size, size);
     memcpy(grad_n, x.grad_n, (size_t)size * sizeof(T));
     const T *C = (const T *)s.C + at * size * size, *n = (const T *)s.n + at * size;
     for (int64_t c = 0; c < size * size; ++c) grad_m += (double)grad_C[c] * C[c];

@@ -204,13 +204,57 @@ SF_INLINE T dot(const T *a, const T *b, int64_t columns) {  // both with zeros u
     return sum_lanes<T>(sum);
 }
 
-// to[c, r] = from[r, c], where both are [rows, columns] of a caller or of scratch and nothing is padded.
+// to[c, r] = from[r, c] for 8 x 8 elements. In registers it takes a third of the time that scalars take; a chunk has
+// several such turns, each a tenth of a product.
 template <typename T>
-SF_INLINE void transpose_into(T *to, int64_t to_row, matrix<T> from, int64_t rows, int64_t columns) {
-    constexpr int64_t S = 8;
-    for (int64_t r = 0; r < rows; r += S)
-        for (int64_t c = 0; c < columns; ++c)
-            for (int64_t x = r; x < (r + S < rows ? r + S : rows); ++x) to[c * to_row + x] = from.row(x)[c];
+SF_INLINE void transpose_block(T *to, int64_t to_row, const T *from, int64_t from_row) {
+    for (int r = 0; r < 8; ++r)
+        for (int c = 0; c < 8; ++c) to[c * to_row + r] = from[r * from_row + c];
+}
+#if defined(SF_ISA_avx2) || defined(SF_ISA_avx512)
+template <>
+SF_INLINE void transpose_block<float>(float *to, int64_t to_row, const float *from, int64_t from_row) {
+    __m256 x[8], y[8];
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; ++r) x[r] = _mm256_loadu_ps(from + r * from_row);
+#pragma GCC unroll 4
+    for (int r = 0; r < 8; r += 2) {
+        y[r] = _mm256_unpacklo_ps(x[r], x[r + 1]);
+        y[r + 1] = _mm256_unpackhi_ps(x[r], x[r + 1]);
+    }
+#pragma GCC unroll 2
+    for (int r = 0; r < 8; r += 4) {
+        x[r] = _mm256_shuffle_ps(y[r], y[r + 2], 0x44);
+        x[r + 1] = _mm256_shuffle_ps(y[r], y[r + 2], 0xEE);
+        x[r + 2] = _mm256_shuffle_ps(y[r + 1], y[r + 3], 0x44);
+        x[r + 3] = _mm256_shuffle_ps(y[r + 1], y[r + 3], 0xEE);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r) {
+        _mm256_storeu_ps(to + r * to_row, _mm256_permute2f128_ps(x[r], x[r + 4], 0x20));
+        _mm256_storeu_ps(to + (r + 4) * to_row, _mm256_permute2f128_ps(x[r], x[r + 4], 0x31));
+    }
+}
+#endif
+
+// to[c, r] = from[r, c] for r < rows, c < columns; nothing else is touched.
+template <typename T>
+void turn(T *to, int64_t to_row, const T *from, int64_t from_row, int64_t rows, int64_t columns) {
+    const int64_t whole_rows = rows / 8 * 8, whole_columns = columns / 8 * 8;
+    for (int64_t c = 0; c < whole_columns; c += 8)
+        for (int64_t r = 0; r < whole_rows; r += 8)
+            transpose_block(to + c * to_row + r, to_row, from + r * from_row + c, from_row);
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = r < whole_rows ? whole_columns : 0; c < columns; ++c) to[c * to_row + r] = from[r * from_row + c];
+}
+
+// The same into scratch, with zeros behind the columns of `to` up to a whole tile.
+template <typename T>
+SF_INLINE void turn_into(matrix<T> to, const T *from, int64_t from_row, int64_t rows, int64_t columns) {
+    turn(to.data, to.ld, from, from_row, rows, columns);
+    const int64_t behind = padded_columns<T>(rows) - rows;
+    if (behind)
+        for (int64_t c = 0; c < columns; ++c) memset(to.row(c) + rows, 0, (size_t)behind * sizeof(T));
 }
 
 }  // namespace mlstm
