@@ -68,7 +68,7 @@ def sums_kernel(
     """sums [2, PARTS, B, S, C]: each segment as its last token sees it, without a step, and as its first token does."""
     batch, channel, mask, begin, count = _place(tokens, channels, length, BLOCK)
     segments = tl.num_programs(1)
-    part = tl.num_programs(0) // tl.cdiv(channels, BLOCK) * segments.to(tl.int64) * channels
+    part = (tl.num_programs(0) // tl.cdiv(channels, BLOCK)).to(tl.int64) * segments * channels
     w_2 = _read(w, channel, mask, ACC) * _LOG2_E
     zero = tl.zeros([BLOCK], ACC)
     left_p, right_p = zero + _NOTHING, zero + _NOTHING
@@ -114,7 +114,7 @@ def chain_kernel(
     channel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     mask = channel < channels
     rightwards = tl.program_id(1) == 0
-    part = tl.num_programs(0) // blocks * segments.to(tl.int64) * channels
+    part = (tl.num_programs(0) // blocks).to(tl.int64) * segments * channels
     w_2 = _read(w, channel, mask, ACC) * _LOG2_E
     zero = tl.zeros([BLOCK], ACC)
     p = zero + _NOTHING
@@ -151,9 +151,9 @@ def mean_kernel(
     """
     batch, channel, mask, begin, count = _place(tokens, channels, length, BLOCK)
     segments = tl.num_programs(1)
-    batches = tl.num_programs(0) // tl.cdiv(channels, BLOCK)
-    part = batches * segments.to(tl.int64) * channels
-    row_part = batches * tokens.to(tl.int64) * channels
+    batches = (tl.num_programs(0) // tl.cdiv(channels, BLOCK)).to(tl.int64)
+    part = batches * segments * channels
+    row_part = batches * tokens * channels
     entering = (batch * segments + tl.program_id(1)) * channels + channel
     w_2 = _read(w, channel, mask, ACC) * _LOG2_E
     u_2 = _read(u, channel, mask, ACC) * _LOG2_E
@@ -270,9 +270,9 @@ def gradients_kernel(
     """
     batch, channel, mask, begin, count = _place(tokens, channels, length, BLOCK)
     segments = tl.num_programs(1)
-    batches = tl.num_programs(0) // tl.cdiv(channels, BLOCK)
-    part = batches * segments.to(tl.int64) * channels
-    row_part = batches * tokens.to(tl.int64) * channels
+    batches = (tl.num_programs(0) // tl.cdiv(channels, BLOCK)).to(tl.int64)
+    part = batches * segments * channels
+    row_part = batches * tokens * channels
     entering = (batch * segments + tl.program_id(1)) * channels + channel
     w_2 = _read(w, channel, mask, ACC) * _LOG2_E
     u_2 = _read(u, channel, mask, ACC) * _LOG2_E
