@@ -28,6 +28,7 @@ _HOME = "statefield.kernels.hsm_ssd"
 OPERATOR = _choice.operator(
     "hsm_ssd",
     native=f"{_HOME}.native",
+    triton=f"{_HOME}.triton",
     chunked=f"{_HOME}.chunked",
     reference=f"{_HOME}.reference",
 )
