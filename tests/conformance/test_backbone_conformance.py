@@ -37,6 +37,7 @@ TWINS = {
     "PlainMamba": ("plainmamba_l1_pyramid", {"dim": 8, "num_layers": 4, "d_state": 2, "img_size": 32}),
     "ViL": ("vil2_tiny_pyramid", {"dim": 8, "num_layers": 4, "img_size": 32}),
     "Vision-RWKV": ("vision_rwkv_tiny_pyramid", {"dim": 8, "num_layers": 4, "img_size": 32}),
+    "RWKV-SAM": ("rwkv_sam_tiny", {"dims": (8, 8, 8), "depths": (1, 1), "num_layers": 2}),
 }
 # The same families without a pyramid: maps of one size behind every block.
 ISOTROPIC_TWINS = {
