@@ -22,7 +22,8 @@ from statefield.errors import CheckpointError
 CONTAINERS = ("model", "state_dict", "model_ema")  # in the order of preference
 MAX_HEADER_BYTES = 16 * 2**20  # a thousand tensors take about 100 kB
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
-_DENSE_PREFIX = "backbone."  # how detection and segmentation toolboxes store an encoder beside its heads
+_TOOLBOX_PREFIX = "backbone."  # how OpenMMLab's toolboxes store an encoder beside its heads
+_CLASSIFIER_PREFIX = "head."  # the head of an image classifier there; dense ones have "decode_head." and the like
 
 
 class _InertMapping:
@@ -183,9 +184,8 @@ def _strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _backbone_alone(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    inside = {
-        name.removeprefix(_DENSE_PREFIX): value for name, value in tensors.items() if name.startswith(_DENSE_PREFIX)
-    }
-    if not inside:
+    if not any(name.startswith(_TOOLBOX_PREFIX) for name in tensors):
         return tensors, ()
-    return inside, tuple(name for name in tensors if not name.startswith(_DENSE_PREFIX))
+    ours = (_TOOLBOX_PREFIX, _CLASSIFIER_PREFIX)
+    inside = {name.removeprefix(_TOOLBOX_PREFIX): value for name, value in tensors.items() if name.startswith(ours)}
+    return inside, tuple(name for name in tensors if not name.startswith(ours))

@@ -10,6 +10,7 @@ import torch
 from statefield.backbones import create_model
 from statefield.backbones._mixers import ChannelMix, SpatialMix
 from statefield.backbones._mixers.rwkv import quad_shift
+from statefield.backbones.checkpoints import load_checkpoint
 from statefield.backbones.vision_rwkv import RWKVBlock, VisionRWKV, rename_official_key
 from statefield.errors import ConfigError
 
@@ -132,6 +133,28 @@ def test_any_image_goes_that_the_authors_constant_forbids():
 def test_official_names_have_one_name_here(official, ours):
     assert rename_official_key(official) == ours
     assert rename_official_key(ours) == ours
+
+
+def test_a_classifier_file_of_the_authors_toolbox_loads_with_its_head(tmp_path):
+    torch.manual_seed(0)
+    options = {"dim": 8, "num_layers": 1, "img_size": 32, "num_classes": 4}
+    source = VisionRWKV(**options)
+    names = {"blocks.": "layers.", "patch_embed.proj.": "patch_embed.projection.", "mixer.": "att.", ".norm": ".ln"}
+    official = {}
+    for key, value in source.state_dict().items():
+        for ours, theirs in names.items():
+            key = key.replace(ours, theirs)
+        key = key.replace("norm.", "ln1.") if key.startswith("norm.") else key
+        official[key if key.startswith("head.") else f"backbone.{key}"] = value
+    path = tmp_path / "latest.pth"
+    torch.save({"meta": {"epoch": 300}, "state_dict": official}, path)
+    model = create_model("vision_rwkv_tiny", **options)
+    report = load_checkpoint(model, path)
+    assert report.container == "state_dict" and len(report.loaded) == len(source.state_dict())
+    assert report.set_aside == ()
+    assert torch.equal(model.head.fc.weight, source.head.fc.weight)
+    maps = create_model("vision_rwkv_tiny", features_only=True, out_indices=(0,), **options)
+    assert set(load_checkpoint(maps, path).set_aside) == {"norm.weight", "norm.bias", "head.fc.weight", "head.fc.bias"}
 
 
 def test_what_cannot_be_built_is_told():
