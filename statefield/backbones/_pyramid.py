@@ -74,7 +74,10 @@ class Stage(nn.Module):
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x)
+        return self.run_blocks(self.downsample(x))
+
+    def run_blocks(self, x: Tensor) -> Tensor:
+        """The blocks alone, on the map behind the downsampling."""
         _, height, width, _ = x.shape
         if self.dilation > 1:
             x = split_phases(x, self.dilation)
@@ -168,6 +171,16 @@ class Pyramid(nn.Module):
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
 
+    def stage_maps(self, image: Tensor, last: int | None = None) -> list[Tensor]:
+        """Maps of stages 0 to `last` (of all, unless given); a family whose stages are no plain chain overrides it."""
+        x, maps = self.stem(checked_image(image, self.in_chans)), []
+        for index, stage in enumerate(self.stages):
+            if last is not None and index > last:
+                break
+            x = stage(x)
+            maps.append(x)
+        return maps
+
     def forward_intermediates(
         self,
         x: Tensor,
@@ -190,19 +203,17 @@ class Pyramid(nn.Module):
             raise ConfigError(f"output_fmt {output_fmt!r} is not one of 'NCHW', 'NHWC'.")
         taken, last = feature_take_indices(len(self.stages), indices)
         intermediates = []
-        x = self.stem(checked_image(x, self.in_chans))
-        for index, stage in enumerate(self.stages):
-            if index > last and (stop_early or intermediates_only):
-                break
-            x = stage(x)
+        maps = self.stage_maps(x, last if stop_early or intermediates_only else None)
+        for index, map_bhwc in enumerate(maps):
             if index in taken:
-                map_bhwc = x if self.feature_norms is None else self.feature_norms[index](x)
+                if self.feature_norms is not None:
+                    map_bhwc = self.feature_norms[index](map_bhwc)
                 if norm and index == len(self.feature_info) - 1:
                     map_bhwc = self.norm(map_bhwc)
                 intermediates.append(map_bhwc if output_fmt == "NHWC" else map_bhwc.permute(0, 3, 1, 2))
         if intermediates_only:
             return intermediates
-        return self.norm(x), intermediates
+        return self.norm(maps[-1]), intermediates
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -227,7 +238,7 @@ class Pyramid(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The normalised last map, [B, H/s, W/s, C]."""
-        return self.norm(self.stages(self.stem(checked_image(x, self.in_chans))))
+        return self.norm(self.stage_maps(x)[-1])
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """From the normalised last map to class scores, or to the pooled vector with `pre_logits`."""

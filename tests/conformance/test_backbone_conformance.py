@@ -32,6 +32,7 @@ TWINS = {
         "vmamba_vanilla_tiny",
         {"dims": 8, "depths": (1, 1, 1, 1), "d_state": 2, "drop_path_rate": 0.0},
     ),
+    "Res-VMamba": ("res_vmamba_small", {"dims": 8, "depths": (1, 1, 1, 1), "d_state": 2, "drop_path_rate": 0.0}),
     "VSSD": ("vssd_micro", {"dims": 16, "depths": (1, 1, 1, 1), "d_state": 4, "drop_path_rate": 0.0}),
     "Vim": ("vim_tiny_pyramid", {"dim": 8, "num_layers": 4, "d_state": 4, "img_size": 32}),
     "PlainMamba": ("plainmamba_l1_pyramid", {"dim": 8, "num_layers": 4, "d_state": 2, "img_size": 32}),
