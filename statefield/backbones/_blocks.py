@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.nn import functional
+
+from statefield.kernels import causal_conv1d
 
 
 class ConvNorm(nn.Sequential):
@@ -181,18 +185,18 @@ class PositionalBlock(nn.Module):
 class CausalConv(nn.Conv1d):
     """A depthwise convolution over the tokens before each token and itself, [B, L, C] -> [B, L, C].
 
-    With `reverse` it looks at the tokens behind: a causal convolution of the reversed sequence, reversed again.
+    With `reverse` it looks at the tokens behind: a causal convolution of the reversed sequence, reversed again. With
+    `silu` the result goes through SiLU in the same pass.
     """
 
-    def __init__(self, channels: int, taps: int = 4, *, reverse: bool = False) -> None:
+    def __init__(self, channels: int, taps: int = 4, *, reverse: bool = False, silu: bool = False) -> None:
         super().__init__(channels, channels, taps, groups=channels)
         self.reverse = reverse
+        self.activation: Literal["silu"] | None = "silu" if silu else None
 
     def forward(self, x: Tensor) -> Tensor:
-        reach = self.kernel_size[0] - 1
-        weight = self.weight.flip(-1) if self.reverse else self.weight
-        x = functional.pad(x.transpose(1, 2), (0, reach) if self.reverse else (reach, 0))
-        return functional.conv1d(x, weight, self.bias, groups=self.groups).transpose(1, 2)
+        weight = self.weight.squeeze(1)
+        return causal_conv1d(x, weight, self.bias, self.activation, reverse=self.reverse, layout="bld")
 
 
 def leading(x: Tensor, axis: int, count: int) -> Tensor:

@@ -28,7 +28,7 @@ class Direction(nn.Module):
     def __init__(self, inner: int, d_state: int, d_conv: int, dt_rank: int, *, reverse: bool) -> None:
         super().__init__()
         self.split = (dt_rank, d_state, d_state)
-        self.conv1d = CausalConv(inner, d_conv, reverse=reverse)
+        self.conv1d = CausalConv(inner, d_conv, reverse=reverse, silu=True)
         self.x_proj = nn.Linear(inner, sum(self.split), bias=False)
         self.dt_proj = nn.Linear(dt_rank, inner)
         self.A_log = nn.Parameter(torch.empty(inner, d_state))
@@ -43,7 +43,7 @@ class Direction(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """u, delta (before bias and softplus) [B, L, E] and B, C [B, L, N] from x [B, L, E]."""
-        u = functional.silu(self.conv1d(x))
+        u = self.conv1d(x)
         step, B, C = self.x_proj(u).split(self.split, dim=-1)
         return u, functional.linear(step, self.dt_proj.weight), B, C
 
