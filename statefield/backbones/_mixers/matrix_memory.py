@@ -97,7 +97,7 @@ class MatrixMemoryMixer(nn.Module):
         _check(inner, conv, taps, block, heads)
         self.channels, self.heads, self.reverse = channels, heads, reverse
         self.in_proj = nn.Linear(channels, 2 * inner, bias=bias)
-        self.conv: nn.Module = DepthwiseConv(inner, taps or 3) if conv == "2d" else CausalConv(inner, taps or 4)
+        self.conv = DepthwiseConv(inner, taps or 3) if conv == "2d" else CausalConv(inner, taps or 4, silu=True)
         self.q_proj = BlockLinear(inner, block, bias=bias)
         self.k_proj = BlockLinear(inner, block, bias=bias)
         self.v_proj = BlockLinear(inner, block, bias=bias)
@@ -130,7 +130,7 @@ class MatrixMemoryMixer(nn.Module):
         if isinstance(self.conv, DepthwiseConv):  # a reversed raster order is that of the map turned upside down
             a = functional.silu(self.conv(x.unflatten(1, tuple(grid))).flatten(1, 2))
         else:
-            a = functional.silu(self.conv(x))
+            a = self.conv(x)  # takes SiLU along
         h = self.remember(self.q_proj(a), self.k_proj(a), self.v_proj(x))
         y = self.out_proj((h + self.skip * a) * functional.silu(z))
         return y.flip(1) if self.reverse else y
