@@ -132,7 +132,7 @@ FAMILY = Family(
     op_arguments=_op_arguments,
     mapped=("x", "delta", "B", "C"),
     interpreted=(
-        "tiny", "one_pixel", "one_state_grouped", "unmerged", "own_input_unmerged", "volume", "one_quarter_each",
+        "tiny", "one_pixel", "one_state_grouped", "own_input_unmerged", "one_quarter_each",
         "one_quarter_each_unmerged", "seven_pixels", "odd_routes_apart", "odd_routes_together",
         "five_pixels_own_input", "one_quarter_each_apart", "cut_in_time", "own_input_cut_in_time",
     ),
