@@ -19,7 +19,7 @@ def test_the_table_has_a_row_a_model_and_marks_what_is_published(capsys):
 
 
 def test_json_has_exact_numbers(capsys):
-    assert main(["models", "nano", "--json"]) == 0
+    assert main(["models", "spatial_mamba_nano", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["name"], row["parameters"], row["published_top1"]) == ("spatial_mamba_nano", 3_894_195, None)
     assert row["configuration_by"] == "statefield"
