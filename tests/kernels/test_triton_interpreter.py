@@ -1,9 +1,10 @@
 """The Triton kernels on CPU tensors, through Triton's interpreter: the same source, run as numpy calls.
 
-The interpreter has to be chosen before triton is imported, so all cases run in one process of their own; each test here
-looks at the findings of one case. Which variants an operator sends through it stands in its cases.py (`interpreted`).
+The interpreter has to be chosen before triton is imported, so an operator's cases run in one process of their own; each
+test here looks at the findings of one case. Which variants go through it stands in cases.py (`interpreted`).
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -15,10 +16,7 @@ import torch
 
 from statefield.kernels import _choice, conformance
 
-pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed"),
-    pytest.mark.xdist_group("triton_interpreter"),  # one worker, so that the process runs once
-]
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 FAMILIES = {name: f for name, f in conformance.families().items() if _choice.OPERATORS[name].has("triton")}
 
 
@@ -32,7 +30,13 @@ def _runs(family):
     yield from ((family.name, variant, "float32", memory) for variant in reordered for memory in ("gaps", "slices"))
 
 
-RUNS = [run for family in FAMILIES.values() for run in _runs(family)]
+RUNS = {name: list(_runs(family)) for name, family in FAMILIES.items()}
+# One worker an operator, so that its process runs once.
+MARKED = [
+    pytest.param(*run, marks=pytest.mark.xdist_group(f"interpreted_{run[0]}"), id="-".join(run))
+    for runs in RUNS.values()
+    for run in runs
+]
 PROGRAM = """
 import json, sys, torch
 from statefield.kernels import conformance
@@ -45,26 +49,26 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
-def interpreted():
+@functools.cache
+def interpreted(name):
+    """What `check` found in each run of an operator."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM],
-        input=json.dumps(RUNS),
+        input=json.dumps(RUNS[name]),
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return dict(zip(RUNS, json.loads(done.stdout), strict=True))
+    return dict(zip(RUNS[name], json.loads(done.stdout), strict=True))
 
 
-@pytest.mark.parametrize("run", RUNS, ids="-".join)
-def test_interpreted_kernel_equals_the_reference_in_values_and_every_gradient(interpreted, run):
-    findings = [conformance.Finding(*row) for row in interpreted[run]]
+@pytest.mark.parametrize(("name", "variant", "dtype", "memory"), MARKED)
+def test_interpreted_kernel_equals_the_reference_in_values_and_every_gradient(name, variant, dtype, memory):
+    findings = [conformance.Finding(*row) for row in interpreted(name)[name, variant, dtype, memory]]
     assert [finding for finding in findings if not finding.passed] == []
-    family = FAMILIES[run[0]]
-    wanted = {f"grad.{name}" for name in conformance.tensors_of(conformance.draw(family, run[1]))}
+    wanted = {f"grad.{key}" for key in conformance.tensors_of(conformance.draw(FAMILIES[name], variant))}
     assert wanted | {"out.0"} <= {finding.tensor for finding in findings}
 
 
