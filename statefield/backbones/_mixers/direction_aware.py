@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -90,7 +91,7 @@ class DirectionAwareMixer(nn.Module):
         step_bias_(self.dt_proj.bias)
         log_of_counting_(self.A_log)
         nn.init.ones_(self.D)
-        nn.init.trunc_normal_(self.direction_Bs, std=0.02)
+        trunc_normal_(self.direction_Bs, std=0.02)
 
     def scan(self, u: Tensor) -> Tensor:
         """The sum of the scans of u [B, H, W, E] along all routes, [B, H, W, E]."""
