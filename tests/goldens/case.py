@@ -43,8 +43,12 @@ class Expected:
 
     @property
     def tolerance(self) -> float:
-        """We may be a share of std from the exact values, and the golden is its noise from them on the other side."""
-        return max(SHARE_OF_STD * self.std + self.noise, self.suggested_atol)
+        """A share of std; and where the golden's own noise is more than a tenth of that, the noise on top of it.
+
+        Ours may be the share from the exact values, and the golden its noise from them on the other side.
+        """
+        bound = SHARE_OF_STD * self.std
+        return max(bound + (self.noise if self.noise > bound / 10 else 0.0), self.suggested_atol)
 
     def error(self, ours: Tensor) -> float:
         """The largest absolute difference, NaN where either side has one; `BrokenGolden` where shapes differ."""
