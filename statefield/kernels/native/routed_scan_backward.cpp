@@ -11,14 +11,14 @@ template <typename T>
 void run_slot(const sf_routes &r, int64_t image, int64_t group, int64_t slot, int64_t vectors, void *memory) {
     const sf_scan &s = r.scan;
     const int64_t begin = slot * vectors / s.slots, end = (slot + 1) * vectors / s.slots;
-    for_blocks(s, begin, end, [&](int64_t from, int64_t to, bool first) {
+    for_blocks<T>(s, begin, end, [&](int64_t from, int64_t to, bool first) {
         for (int64_t route = 0; route < r.routes; ++route) {
             const sf_scan one = scan_of<T>(r, image, route);
             // Of [slots, b, L, K, G, N].
             const int64_t partial =
                 (((slot * s.batch + image) * r.tokens * r.routes + route) * s.groups + group) * s.states;
-            run_vectors<T, false>(one, walk_of(r, route, r.shared), 0, group, from, to, (T *)s.grad_B + partial,
-                                  (T *)s.grad_C + partial, first, memory);
+            run_vectors<T, false>(one, walk_of(r, route, r.shared), 0, group, from, to,
+                                  {(T *)s.grad_B + partial, (T *)s.grad_C + partial, first}, memory);
         }
     });
 }

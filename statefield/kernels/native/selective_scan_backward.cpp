@@ -12,8 +12,8 @@ void run_slot(const sf_scan &s, int64_t sequence, int64_t slot, int64_t vectors,
     const int64_t partial = ((slot * s.batch + batch) * s.length * s.groups + group) * N;
     T *const grad_B = s.b_constant ? nullptr : (T *)s.grad_B + partial;
     T *const grad_C = s.c_constant ? nullptr : (T *)s.grad_C + partial;
-    for_blocks(s, begin, end, [&](int64_t from, int64_t to, bool first) {
-        run_vectors<T, true>(s, walk, batch, group, from, to, grad_B, grad_C, first, memory);
+    for_blocks<T>(s, begin, end, [&](int64_t from, int64_t to, bool first) {
+        run_vectors<T, true>(s, walk, batch, group, from, to, {grad_B, grad_C, first}, memory);
     });
 }
 
