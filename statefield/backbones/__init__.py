@@ -13,6 +13,7 @@ import timm
 from torch import nn
 
 from statefield.backbones import (
+    adventurer,
     efficientvmamba,
     msvmamba,
     plainmamba,
@@ -31,9 +32,12 @@ from statefield.errors import UnknownName
 __all__ = [
     "BACKBONES",
     "BackboneInfo",
+    "adventurer",
     "create_model",
+    "efficientvim",
     "efficientvmamba",
     "list_models",
+    "mambaout",
     "msvmamba",
     "plainmamba",
     "res_vmamba",

@@ -271,7 +271,7 @@ class IsotropicPyramid(nn.Module):
     pooled) and normalised: parameters beyond the classifier's, which stays what it is.
 
     Args:
-        body: the isotropic backbone, of patch size 4, 8, 16 or 32.
+        body: the isotropic backbone, whose patches begin at every 1, 2, 4, 8, 16 or 32 pixels.
     """
 
     REDUCTIONS = (4, 8, 16, 32)

@@ -39,6 +39,10 @@ TWINS = {
     "PlainMamba": ("plainmamba_l1_pyramid", {"dim": 8, "num_layers": 4, "d_state": 2, "img_size": 32}),
     "ViL": ("vil2_tiny_pyramid", {"dim": 8, "num_layers": 4, "img_size": 32}),
     "Vision-RWKV": ("vision_rwkv_tiny_pyramid", {"dim": 8, "num_layers": 4, "img_size": 32}),
+    "Adventurer": (
+        "adventurer_tiny_patch16_pyramid",
+        {"dim": 8, "num_layers": 4, "d_state": 4, "head_dim": 8, "img_size": 32},
+    ),
     "RWKV-SAM": ("rwkv_sam_tiny", {"dims": (8, 8, 8), "depths": (1, 1), "num_layers": 2}),
 }
 # The same families without a pyramid: maps of one size behind every block.
@@ -50,9 +54,13 @@ ISOTROPIC_TWINS = {
     ),
     "ViL": ("vil2_tiny", {"dim": 8, "num_layers": 4, "img_size": 32}),
     "ViL, first version": ("vil_tiny", {"dim": 8, "num_layers": 4, "img_size": 32}),
+    "Adventurer": (
+        "adventurer_tiny_patch8",
+        {"dim": 8, "num_layers": 4, "d_state": 4, "head_dim": 8, "img_size": 32},
+    ),
     "Vision-RWKV": ("vision_rwkv_small", {"dim": 8, "num_layers": 4, "img_size": 32, "drop_path_rate": 0.0}),
 }
-FIXED_STRIDES = ("Vim", "PlainMamba", "ViL", "Vision-RWKV")  # pyramids of isotropic bodies
+FIXED_STRIDES = ("Vim", "PlainMamba", "ViL", "Vision-RWKV", "Adventurer")  # pyramids of isotropic bodies
 STRIDED_DECODERS = ("deeplabv3", "deeplabv3plus", "pan")  # ask the encoder for an output stride
 SMP_DECODERS = (
     *("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet"),
@@ -103,7 +111,7 @@ def test_builds_on_the_meta_device_with_no_arguments_and_tells_its_pyramid(name)
     assert all(parameter.is_meta for parameter in whole.parameters())
     reductions = wrapped.feature_info.reduction()
     if isinstance(whole, Isotropic):
-        assert len(reductions) == 4 and len(set(reductions)) == 1 and reductions[0] in (8, 16)
+        assert len(reductions) == 4 and len(set(reductions)) == 1 and reductions[0] in (1, 2, 4, 8, 16)
     else:
         assert reductions == [4, 8, 16, 32]
     chosen = [whole.feature_info[index] for index in wrapped.feature_info.out_indices]

@@ -4,6 +4,7 @@ from statefield.backbones._mixers.attention import MapAttention
 from statefield.backbones._mixers.bidirectional import BidirectionalMixer
 from statefield.backbones._mixers.cross_scan import CrossDualityMixer, CrossScanMixer
 from statefield.backbones._mixers.direction_aware import DirectionAwareMixer
+from statefield.backbones._mixers.duality import DualityMixer
 from statefield.backbones._mixers.hidden_state import HiddenStateMixer
 from statefield.backbones._mixers.matrix_memory import MatrixMemoryMixer
 from statefield.backbones._mixers.non_causal import NonCausalDualityMixer
@@ -16,6 +17,7 @@ __all__ = [
     "CrossDualityMixer",
     "CrossScanMixer",
     "DirectionAwareMixer",
+    "DualityMixer",
     "HiddenStateMixer",
     "MapAttention",
     "MatrixMemoryMixer",
