@@ -19,11 +19,19 @@ from torch import Tensor
 
 from statefield.errors import CheckpointError
 
-CONTAINERS = ("model", "state_dict", "model_ema")  # in the order of preference
+# Dicts of weights in a file, in the order of preference: the weights as trained, then averages over the training. The
+# last two are timm's and OpenMMLab's averages.
+CONTAINERS = ("model", "state_dict", "model_ema", "state_dict_ema", "ema_state_dict")
 MAX_HEADER_BYTES = 16 * 2**20  # a thousand tensors take about 100 kB
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
-_TOOLBOX_PREFIX = "backbone."  # how OpenMMLab's toolboxes store an encoder beside its heads
+# How toolboxes store an encoder beside its heads: detectron2's wrapper of plain backbones, and OpenMMLab.
+_TOOLBOX_PREFIXES = ("backbone.net.", "backbone.")
 _CLASSIFIER_PREFIX = "head."  # the head of an image classifier there; dense ones have "decode_head." and the like
+# Numbers that tools put among the weights: torch's and OpenMMLab's averages count their steps, thop its operations.
+_BOOKKEEPING = re.compile(r"(?:^|\.)(?:steps|n_averaged|total_ops|total_params)$")
+
+OTHER_PARTS = "other parts that the toolbox stored beside the backbone"
+BOOKKEEPING = "no weights: counts that averaging or profiling left"
 
 
 class _InertMapping:
@@ -70,13 +78,13 @@ class Checkpoint:
     Attributes:
         entries: the backbone's tensors by name, without the prefixes of wrappers.
         container: the dict of the file that they were in, "" for none.
-        beside: names of the heads that a detection or segmentation toolbox stored beside `backbone.`.
+        ignored: what of the container is not among `entries`: the reason -> names as the file has them.
         metadata: a safetensors file's own notes.
     """
 
     entries: dict[str, Tensor]
     container: str = ""
-    beside: tuple[str, ...] = ()
+    ignored: dict[str, tuple[str, ...]] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
 
 
@@ -97,8 +105,10 @@ def read_checkpoint(path: str | os.PathLike[str], container: str | None = None) 
         entries, metadata = _read_safetensors(path)
         return Checkpoint(entries, metadata=metadata)
     tensors, found = _unwrap(_read_pickle(path), container, path)
-    entries, beside = _backbone_alone(_strip_wrappers(tensors))
-    return Checkpoint(entries, found, beside)
+    counts = tuple(name for name, value in tensors.items() if _BOOKKEEPING.search(name) and value.numel() == 1)
+    entries, others = _backbone_alone(_strip_wrappers({k: v for k, v in tensors.items() if k not in counts}))
+    ignored = {reason: names for reason, names in ((OTHER_PARTS, others), (BOOKKEEPING, counts)) if names}
+    return Checkpoint(entries, found, ignored)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -184,8 +194,11 @@ def _strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _backbone_alone(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    if not any(name.startswith(_TOOLBOX_PREFIX) for name in tensors):
+    """The encoder's entries without a toolbox's prefix, and an image classifier's; the names of all others."""
+    prefix = next((one for one in _TOOLBOX_PREFIXES if any(name.startswith(one) for name in tensors)), None)
+    if prefix is None:
         return tensors, ()
-    ours = (_TOOLBOX_PREFIX, _CLASSIFIER_PREFIX)
-    inside = {name.removeprefix(_TOOLBOX_PREFIX): value for name, value in tensors.items() if name.startswith(ours)}
+    head = [name for name in tensors if name.startswith(_CLASSIFIER_PREFIX)]
+    ours = (prefix,) if any(tensors[name].ndim > 2 for name in head) else (prefix, _CLASSIFIER_PREFIX)  # not dense
+    inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(ours)}
     return inside, tuple(name for name in tensors if not name.startswith(ours))

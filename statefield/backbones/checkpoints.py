@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -40,6 +40,7 @@ class LoadReport:
         source: the file, or what the entries came from. container: which dict in the file held them ("" for none).
         loaded: names that were copied into the model.
         set_aside: entries for parts that this form of the model was built without (a features-only model's head).
+        ignored: entries that belong to no backbone, the reason -> their names: a detector's other parts, say.
         fresh: the model's entries that kept their own initial values because the caller asked for that.
         adapted: input convolutions changed to another number of channels, as "name: 3 -> 1 channels".
         missing: the model's entries that the file lacks. unexpected: the file's entries that the model lacks.
@@ -50,6 +51,7 @@ class LoadReport:
     container: str = ""
     loaded: tuple[str, ...] = ()
     set_aside: tuple[str, ...] = ()
+    ignored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fresh: tuple[str, ...] = ()
     adapted: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
@@ -67,6 +69,7 @@ class LoadReport:
             ("loaded", self.loaded, False),
             ("adapted", self.adapted, True),
             ("set aside (the model was built without these parts)", self.set_aside, True),
+            *((f"ignored ({reason})", names, True) for reason, names in self.ignored.items()),
             ("kept fresh, as asked", self.fresh, True),
             ("missing in the file", self.missing, True),
             ("unexpected in the file", self.unexpected, True),
@@ -90,7 +93,8 @@ def load_checkpoint(
         path: .safetensors, or a PyTorch file (.pth, .pt, .ckpt, .bin) of the authors' or of ours.
         fresh: names, or beginnings of names up to a dot, that keep the model's own initial values whatever the file
             holds: `("head",)` for a new classifier, `("feature_norms",)` for a dense backbone from a classifier.
-        container: which dict of the file to read ("model", "model_ema", "state_dict"); by default the first there is.
+        container: which dict of the file to read; by default the first there is of
+            those as trained, then of averages ("model", "state_dict", "model_ema", "state_dict_ema", "ema_state_dict").
 
     Returns:
         The counted report; also logged.
@@ -100,7 +104,7 @@ def load_checkpoint(
     """
     found = read_checkpoint(path, container)
     report = load_entries(model, found.entries, source=str(path), fresh=fresh)
-    report = replace(report, container=found.container, set_aside=report.set_aside + found.beside)
+    report = replace(report, container=found.container, ignored=found.ignored)
     _logger.info("%s\n%s", path, "\n".join(report.lines()))
     return report
 
@@ -118,7 +122,13 @@ def load_entries(
     `filter_fn` renames them; by default the one of the family that the model belongs to.
     """
     target = backbone_of(model)
-    incoming, adapted = _with_adapted_input(target, (filter_fn or family_filter(target))(dict(entries), target))
+    renamed = (filter_fn or family_filter(target))(dict(entries), target)
+    if len(renamed) != len(entries):
+        raise CheckpointError(
+            f"{source} holds {len(entries)} entries that become {len(renamed)} under our names: some are there twice, "
+            f"under an old and a new name. Keep one of them: weights that would not be used are refused."
+        )
+    incoming, adapted = _with_adapted_input(target, renamed)
     report, accepted = _compare(target, incoming, source, fresh)
     report = replace(report, adapted=adapted)
     if not report.fits:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from statefield import __version__
 from statefield.backbones import BACKBONES, create_model
 from statefield.backbones._checkpoint_files import read_checkpoint
+from statefield.backbones._isotropic import Isotropic, PatchEmbed
 from statefield.backbones.checkpoints import (
     LoadReport,
     backbone_of,
     family_filter,
     load_checkpoint,
-    outline_of,
     pretrained_cfg_of,
 )
 from statefield.errors import ConfigError, UnknownName
@@ -33,21 +35,23 @@ def convert_checkpoint(
     *,
     container: str | None = None,
     overwrite: bool = False,
+    **arguments: Any,
 ) -> LoadReport:
     """Read `source`, load it strictly into `model_name`, write the model's weights to `target`.
 
     The form of the model follows the file: with a head of as many classes as it has, or none; with norms on the
-    feature maps where it has them; for as many image channels. The target's metadata name the model and that form, the
-    source with its sha256, and our version.
+    feature maps where it has them; for as many image channels; with positions for as many patches. The target's
+    metadata name the model and that form, the source with its sha256, and our version.
 
     Args:
         target: ends in .safetensors; its folder is made where it is missing.
         container: see `load_checkpoint`.
         overwrite: replace a target that exists.
+        **arguments: of `create_model`, for a file of a model that differs from the published one (`depths`, ...).
 
     Raises:
-        ConfigError: the target is no safetensors name, or exists. CheckpointError: see `load_checkpoint`.
-        UnknownName: no backbone of ours. In each case nothing is written.
+        ConfigError: the target is no safetensors name, or exists; or the model does not take the arguments.
+        CheckpointError: see `load_checkpoint`. UnknownName: no backbone of ours. In each case nothing is written.
     """
     source, target = Path(source), Path(target)
     if target.suffix != ".safetensors":
@@ -58,9 +62,9 @@ def convert_checkpoint(
         )
     if model_name not in BACKBONES:
         raise UnknownName.among("backbone", model_name, BACKBONES)
-    outline = outline_of(model_name)
+    outline = _outline(model_name, arguments)
     entries = family_filter(outline)(read_checkpoint(source, container).entries, outline)
-    form = _form(entries, pretrained_cfg_of(outline))
+    form = arguments | _form(entries, outline)
     model = create_model(model_name, **form)
     report = load_checkpoint(model, source, container=container)
     weights = {name: value.contiguous() for name, value in backbone_of(model).state_dict().items()}
@@ -78,14 +82,24 @@ def convert_checkpoint(
     return report
 
 
-def _form(entries: Mapping[str, Tensor], cfg: Mapping[str, Any]) -> dict[str, Any]:
+def _outline(model_name: str, arguments: dict[str, Any]) -> nn.Module:
+    """The model without memory for its weights; `ConfigError` for arguments that it does not take."""
+    try:
+        with torch.device("meta"):
+            return create_model(model_name, **arguments)
+    except TypeError as error:
+        raise ConfigError(f"{model_name} does not take these arguments ({error}): {arguments}.") from None
+
+
+def _form(entries: Mapping[str, Tensor], outline: nn.Module) -> dict[str, Any]:
     """The arguments of `create_model` that give the model the parts which a file has."""
     form: dict[str, Any] = {}
+    cfg = pretrained_cfg_of(outline)
     head = entries.get(f"{cfg['classifier']}.weight")
     stem = entries.get(f"{cfg['first_conv']}.weight")
     if head is not None:
         form["num_classes"] = head.shape[0]
-    elif any(name.startswith("norm.") for name in entries):
+    elif any(name.startswith(("norm.", "body.norm.")) for name in entries):
         form["num_classes"] = 0
     else:
         form["features_only"] = True
@@ -93,7 +107,24 @@ def _form(entries: Mapping[str, Tensor], cfg: Mapping[str, Any]) -> dict[str, An
         form["feature_norms"] = True
     if stem is not None and stem.ndim == 4:
         form["in_chans"] = stem.shape[1]
-    return form
+    return form | _image_size(entries, outline)
+
+
+def _image_size(entries: Mapping[str, Tensor], outline: nn.Module) -> dict[str, int]:
+    """`img_size` where the file has positions for another square of patches than the model's own."""
+    body = getattr(outline, "body", outline)
+    positions = entries.get("pos_embed", entries.get("body.pos_embed"))
+    if positions is None or not isinstance(body, Isotropic) or body.learned_grid is None:
+        return {}
+    count = positions.shape[1]
+    if count == body.pos_embed.shape[1]:
+        return {}
+    for side in range(isqrt(count), 0, -1):  # class tokens may have positions too
+        if body.position_count((side, side)) == count:
+            if isinstance(body.patch_embed, PatchEmbed):
+                return {"img_size": (side - 1) * body.patch_embed.stride + body.patch_embed.patch_size}
+            return {"img_size": side * body.feature_info[0]["reduction"]}
+    return {}  # no square: the strict comparison says so
 
 
 def _sha256(path: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ast
+from typing import Any
 
 
 def convert(argv: list[str]) -> int:
@@ -18,16 +20,40 @@ def convert(argv: list[str]) -> int:
     parser.add_argument(
         "--container", metavar="KEY", help="the dict of the file to read, such as model_ema (default: model, if any)"
     )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_argument,
+        metavar="NAME=VALUE",
+        help="an argument of the model, where the file is of another than the published one: --set depths=(2,2,9,2)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
     options = parser.parse_args(argv)
 
     from statefield.backbones.conversion import convert_checkpoint  # here: it imports torch
 
     report = convert_checkpoint(
-        options.source, options.target, options.model, container=options.container, overwrite=options.overwrite
+        options.source,
+        options.target,
+        options.model,
+        container=options.container,
+        overwrite=options.overwrite,
+        **dict(options.set),
     )
     inside = f", container {report.container!r}" if report.container else ""
     print(f"{options.source}{inside} -> {options.model}")
     print("\n".join(report.lines()))
     print(f"wrote {options.target}")
     return 0
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    """`("depths", (2, 2, 9, 2))` from "depths=(2, 2, 9, 2)"; a value that is no Python literal is a string."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()) or name in ("source", "target", "model_name", "container", "overwrite"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE with the name of an argument of the model")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
