@@ -2,6 +2,7 @@
 
 from statefield.kernels._choice import KernelRow, implementations, use_kernels
 from statefield.kernels.causal_conv1d import causal_conv1d
+from statefield.kernels.deformable_conv import deformable_conv
 from statefield.kernels.hsm_ssd import hsm_ssd_states
 from statefield.kernels.mlstm import mlstm
 from statefield.kernels.non_causal_ssd import non_causal_ssd
@@ -15,6 +16,7 @@ from statefield.kernels.wkv import wkv
 __all__ = [
     "KernelRow",
     "causal_conv1d",
+    "deformable_conv",
     "hsm_ssd_states",
     "implementations",
     "mlstm",
