@@ -62,6 +62,24 @@ def resize_positions(positions: Tensor, learned: Grid, grid: Grid) -> Tensor:
     return maps.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)
 
 
+class ReadOutHead(nn.Module):
+    """A head with more than a linear layer: `pre_logits` of what was read out of the tokens, then `fc`.
+
+    Args:
+        pre_logits: a norm, hidden units, ...: from what the model's `read_out` gives to [B, features].
+        features, num_classes: of the linear layer; num_classes 0 for none.
+    """
+
+    def __init__(self, pre_logits: nn.Module, features: int, num_classes: int) -> None:
+        super().__init__()
+        self.in_features = features
+        self.pre_logits = pre_logits
+        self.fc = nn.Linear(features, num_classes) if num_classes > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.pre_logits(x))
+
+
 class Isotropic(nn.Module):
     """A timm model of blocks that keep the number and width of tokens.
 
@@ -70,11 +88,15 @@ class Isotropic(nn.Module):
     Args:
         patch_embed: [B, in_chans, H, W] -> [B, h, w, D]. reduction: the image's side over the map's.
         blocks: each [B, L, D] and the grid to [B, L, D].
-        dim: D. norm: of the tokens behind the last block. head: from what `read_out` gives to class scores.
+        dim: D. norm: of the tokens behind the last block.
+        head: from what `read_out` gives to class scores: a linear layer (or nothing), or a `ReadOutHead`.
         learned_grid: patches down and across that `pos_embed` [1, h w, D] has; None for no positions.
         shuffle_rate: the probability, in training, that the last block sees its tokens in a random order; the first
             never does, between them it rises linearly (stochastic layer-wise shuffle, arXiv 2408.17081). A
             regulariser of blocks that treat tokens as a sequence: nothing changes in evaluation.
+
+    Raises:
+        ConfigError: a `shuffle_rate` that is no probability.
     """
 
     # Parameters that weight decay spares, by the end of their names.
@@ -99,7 +121,7 @@ class Isotropic(nn.Module):
         self.in_chans = in_chans
         self.num_classes = num_classes
         self.num_features = self.embed_dim = dim
-        self.head_hidden_size = head.in_features if isinstance(head, nn.Linear) else dim
+        self.head_hidden_size = head.in_features if isinstance(head, (nn.Linear, ReadOutHead)) else dim
         self.learned_grid = learned_grid
         self.grad_checkpointing = False
         self.pruned_parts: tuple[str, ...] = ()
@@ -113,6 +135,8 @@ class Isotropic(nn.Module):
         self.norm = norm
         self.head_drop = nn.Dropout(drop_rate)
         self.head = head
+        if not 0 <= shuffle_rate <= 1:
+            raise ConfigError(f"shuffle_rate {shuffle_rate}: a probability, from 0 to 1, is needed.")
         self.shuffle_rates = [shuffle_rate * index / max(len(blocks) - 1, 1) for index in range(len(blocks))]
 
     def position_count(self, grid: Grid) -> int:
@@ -161,9 +185,12 @@ class Isotropic(nn.Module):
         return self.norm(tokens)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """From normalised tokens to class scores, or to what the head takes with `pre_logits`."""
-        x = self.head_drop(self.read_out(x))
-        return x if pre_logits else self.head(x)
+        """From normalised tokens to class scores, or to what the last linear layer takes with `pre_logits`."""
+        x, classify = self.read_out(x), self.head
+        if isinstance(self.head, ReadOutHead):
+            x, classify = self.head.pre_logits(x), self.head.fc
+        x = self.head_drop(x)
+        return x if pre_logits else classify(x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
@@ -214,6 +241,8 @@ class Isotropic(nn.Module):
             pruned.append("norm")
         if prune_head:
             self.reset_classifier(0)
+            if isinstance(self.head, ReadOutHead):
+                self.head.pre_logits = nn.Identity()
             pruned.append("head")
         self.pruned_parts += tuple(pruned)
         return taken
@@ -235,18 +264,22 @@ class Isotropic(nn.Module):
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
-        return self.head
+        return self.head.fc if isinstance(self.head, ReadOutHead) else self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh head for `num_classes` (0: none). The read-out belongs to the family: `global_pool` is None or "".
+        """A fresh last layer for `num_classes` (0: none). How tokens are read out belongs to the family.
 
         Raises:
-            ConfigError: another `global_pool`.
+            ConfigError: a `global_pool` other than None and "".
         """
         if global_pool:
             raise ConfigError(f"global_pool {global_pool!r}: how {type(self).__name__} reads out its tokens is fixed.")
         self.num_classes = num_classes
-        self.head = nn.Linear(self.head_hidden_size, num_classes) if num_classes > 0 else nn.Identity()
+        last = nn.Linear(self.head_hidden_size, num_classes) if num_classes > 0 else nn.Identity()
+        if isinstance(self.head, ReadOutHead):
+            self.head.fc = last
+        else:
+            self.head = last
 
 
 class Resize(nn.Sequential):

@@ -19,7 +19,7 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from statefield.backbones import _isotropic
-from statefield.backbones._isotropic import Grid, Isotropic, IsotropicPyramid, PatchEmbed
+from statefield.backbones._isotropic import Grid, Isotropic, IsotropicPyramid, PatchEmbed, ReadOutHead
 from statefield.backbones._mixers import MatrixMemoryMixer
 from statefield.backbones._mixers.matrix_memory import GainNorm
 from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
@@ -60,18 +60,6 @@ class ViLBlock(nn.Module):
         return x + self.drop_path(self.mixer(self.norm(x), grid))
 
 
-class NormHead(nn.Module):
-    """A norm of what was read out, and a linear layer: [B, F] -> [B, num_classes]."""
-
-    def __init__(self, norm: nn.Module, features: int, num_classes: int) -> None:
-        super().__init__()
-        self.norm = norm
-        self.fc = nn.Linear(features, num_classes) if num_classes > 0 else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.norm(x))
-
-
 class ViL(Isotropic):
     """Vision-LSTM as a timm model: a classifier that reads its first and last token, and maps behind every block.
 
@@ -96,7 +84,7 @@ class ViL(Isotropic):
     """
 
     undecayed = (*Isotropic.undecayed, ".gain")
-    head: NormHead
+    head: ReadOutHead
 
     def __init__(
         self,
@@ -151,7 +139,7 @@ class ViL(Isotropic):
             blocks=[ViLBlock(dim, reverse=bool(index % 2), **options) for index in range(num_layers)],
             dim=dim,
             norm=norm,
-            head=NormHead(behind, features, num_classes),
+            head=ReadOutHead(behind, features, num_classes),
             in_chans=in_chans,
             num_classes=num_classes,
             learned_grid=(patch_embed.side(height), patch_embed.side(width)),
@@ -159,7 +147,6 @@ class ViL(Isotropic):
             shuffle_rate=shuffle_rate,
         )
         self.version, self.pooling = version, pooling
-        self.head_hidden_size = features
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -181,30 +168,10 @@ class ViL(Isotropic):
         first, last = tokens[:, 0], tokens[:, -1]
         return torch.cat((first, last), dim=1) if self.pooling == "flatten" else (first + last) / 2
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """From normalised tokens to class scores, or to the normalised read-out with `pre_logits`."""
-        x = self.head_drop(self.head.norm(self.read_out(x)))
-        return x if pre_logits else self.head.fc(x)
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head.fc
-
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """As of every isotropic backbone; the norm before the classifier stays."""
-        norm = self.head.norm
+        """As of every isotropic backbone, with the authors' initial values."""
         super().reset_classifier(num_classes, global_pool)
-        self.head = NormHead(norm, self.head_hidden_size, num_classes)
         self._init_classifier()
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """As of every isotropic backbone; the norm before the classifier goes with the head."""
-        taken = super().prune_intermediate_layers(indices, prune_norm, prune_head)
-        if prune_head:
-            self.head.norm = nn.Identity()
-        return taken
 
 
 # The authors' names of parameters, on the left: of their released models, and of files as their trainer wrote them.
@@ -222,7 +189,7 @@ _RENAMES = [
         (r"(^|\.)learnable_skip$", r"\1skip"),
         (r"(^|\.)(?:conv1d|conv)\.(?:conv\.)?", r"\1conv."),
         (r"^pos_embed\.embed$", "pos_embed"),
-        (r"^head\.0\.", "head.norm."),
+        (r"^head\.0\.", "head.pre_logits."),
         (r"^head\.(?:1\.)?(weight|bias)$", r"head.fc.\1"),
         (r"(^blocks\.\d+\.norm|(?:^|\.)out_norm)\.weight$", r"\1.gain"),
     )
@@ -230,11 +197,11 @@ _RENAMES = [
 _PAIR = re.compile(r"^blocks\.(\d+)\.rowwise_from_(top_left|bot_right)\.")
 # The norms around the read-out have swapped names between the versions.
 _NORMS = {
-    1: {r"^norm\.(weight|bias)$": r"head.norm.\1", r"^(?:legacy_norm|post_blocks_norm)\.weight$": "norm.gain"},
+    1: {r"^norm\.(weight|bias)$": r"head.pre_logits.\1", r"^(?:legacy_norm|post_blocks_norm)\.weight$": "norm.gain"},
     2: {
         r"^(?:norm|post_blocks_norm)\.weight$": "norm.gain",
         r"^post_blocks_norm\.bias$": "norm.bias",
-        r"^legacy_norm\.": "head.norm.",
+        r"^legacy_norm\.": "head.pre_logits.",
     },
 }
 
@@ -245,7 +212,7 @@ def rename_official_key(key: str, version: int = 2) -> str:
     >>> rename_official_key("blocks.3.rowwise_from_bot_right.layer.mlstm_cell.igate.bias")
     'blocks.7.mixer.input_gate.bias'
     >>> rename_official_key("norm.weight", version=1), rename_official_key("norm.weight", version=2)
-    ('head.norm.weight', 'norm.gain')
+    ('head.pre_logits.weight', 'norm.gain')
     """
     pair = _PAIR.match(key)
     if pair:  # two of our blocks

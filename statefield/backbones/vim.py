@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,17 +22,30 @@ from statefield.backbones import _isotropic
 from statefield.backbones._blocks import drop_path_rates
 from statefield.backbones._isotropic import Grid, Isotropic, IsotropicPyramid, PatchEmbed, resize_positions
 from statefield.backbones._mixers import BidirectionalMixer
+from statefield.backbones._pyramid import checked_image
 from statefield.backbones._register import BackboneInfo, build_backbone, register_backbone
 
 __all__ = ["Vim", "VimBlock"]
 
 
 class VimBlock(nn.Module):
-    """RMSNorm and a bidirectional scan, with a residual: [B, L, D] -> [B, L, D]; `drop_path` is a probability."""
+    """A norm and a bidirectional scan, with a residual: [B, L, D] -> [B, L, D].
 
-    def __init__(self, dim: int, *, d_state: int = 16, expand: float = 2.0, drop_path: float = 0.0) -> None:
+    Args:
+        dim: D. d_state, expand: the mixer's. norm_layer: of the norm. drop_path: a probability.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        d_state: int = 16,
+        expand: float = 2.0,
+        norm_layer: Callable[..., nn.Module] = nn.RMSNorm,
+        drop_path: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(dim, eps=1e-5)
+        self.norm = norm_layer(dim, eps=1e-5)
         self.mixer = BidirectionalMixer(dim, d_state=d_state, expand=expand)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
@@ -119,7 +133,7 @@ class Vim(Isotropic):
         return grid[0] * grid[1] + self.class_token
 
     def embed(self, x: Tensor) -> tuple[Tensor, Grid]:
-        x = self.patch_embed(x)
+        x = self.patch_embed(checked_image(x, self.in_chans))
         grid = (x.shape[1], x.shape[2])
         patches = x.flatten(1, 2)
         assert self.learned_grid is not None

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from statefield.backbones import _isotropic
 from statefield.backbones._blocks import drop_path_rates
-from statefield.backbones._isotropic import Grid, Isotropic, IsotropicPyramid, PatchEmbed
+from statefield.backbones._isotropic import Grid, Isotropic, IsotropicPyramid, PatchEmbed, ReadOutHead
 from statefield.backbones._mixers import ChannelMix, SpatialMix
 from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
 
@@ -95,18 +95,6 @@ class VisionRWKVBlock(RWKVBlock):
         return super().forward(x.unflatten(1, grid)).flatten(1, 2)
 
 
-class ClassHead(nn.Module):
-    """Class scores of pooled tokens, [B, D] -> [B, num_classes]; with `hidden` above 0 behind a layer of tanh units."""
-
-    def __init__(self, dim: int, hidden: int, num_classes: int) -> None:
-        super().__init__()
-        self.pre_logits: nn.Module = nn.Sequential(nn.Linear(dim, hidden), nn.Tanh()) if hidden else nn.Identity()
-        self.fc = nn.Linear(hidden or dim, num_classes) if num_classes > 0 else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.pre_logits(x))
-
-
 class VisionRWKV(Isotropic):
     """Vision-RWKV as a timm model: a classifier that reads the mean of its tokens, and maps behind every block.
 
@@ -124,7 +112,7 @@ class VisionRWKV(Isotropic):
     """
 
     undecayed = (*Isotropic.undecayed, ".spatial_decay", ".spatial_first", ".gamma1", ".gamma2")
-    head: ClassHead
+    head: ReadOutHead
 
     def __init__(
         self,
@@ -171,45 +159,23 @@ class VisionRWKV(Isotropic):
             ],
             dim=dim,
             norm=nn.LayerNorm(dim) if final_norm else nn.Identity(),
-            head=ClassHead(dim, head_hidden, num_classes),
+            head=ReadOutHead(
+                nn.Sequential(nn.Linear(dim, head_hidden), nn.Tanh()) if head_hidden else nn.Identity(),
+                head_hidden or dim,
+                num_classes,
+            ),
             in_chans=in_chans,
             num_classes=num_classes,
             learned_grid=(side, side),
             drop_rate=drop_rate,
             shuffle_rate=shuffle_rate,
         )
-        self.head_hidden_size = head_hidden or dim
         nn.init.zeros_(self.pos_embed)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """From normalised tokens to class scores, or to what the last linear layer takes with `pre_logits`."""
-        x = self.head_drop(self.head.pre_logits(self.read_out(x)))
-        return x if pre_logits else self.head.fc(x)
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """As of every isotropic backbone; hidden units before the classifier stay."""
-        before = self.head.pre_logits
-        super().reset_classifier(num_classes, global_pool)
-        self.head = ClassHead(self.head_hidden_size, 0, num_classes)
-        self.head.pre_logits = before
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """As of every isotropic backbone; hidden units before the classifier go with the head."""
-        taken = super().prune_intermediate_layers(indices, prune_norm, prune_head)
-        if prune_head:
-            self.head.pre_logits = nn.Identity()
-        return taken
 
 
 # The authors' names of parameters, on the left.

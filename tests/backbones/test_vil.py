@@ -111,9 +111,9 @@ def test_the_read_out_is_of_the_first_and_the_last_token():
 
 def test_a_fresh_classifier_keeps_the_norm_before_it():
     model = small()
-    norm = model.head.norm
+    norm = model.head.pre_logits
     model.reset_classifier(7)
-    assert model.head.norm is norm and model.get_classifier().out_features == 7
+    assert model.head.pre_logits is norm and model.get_classifier().out_features == 7
     model.reset_classifier(0)
     with torch.no_grad():
         assert model(torch.randn(1, 3, 32, 32)).shape == (1, 16)
@@ -125,7 +125,7 @@ def test_the_first_version_has_biases_in_convolutions_gates_and_head_alone():
     assert of_blocks == {"mixer.conv.bias", "mixer.input_gate.bias", "mixer.forget_gate.bias"}
     assert names - {name for name in names if name.startswith("blocks.")} == {
         "patch_embed.proj.bias",
-        "head.norm.bias",
+        "head.pre_logits.bias",
         "head.fc.bias",
     }
 
@@ -144,9 +144,9 @@ def test_gates_do_not_look_at_tokens_before_training():
         (2, "blocks.1.rowwise_from_top_left.layer.mlstm_cell.outnorm.bias", "blocks.2.mixer.out_norm.bias"),
         (2, "norm.weight", "norm.gain"),
         (2, "norm.bias", "norm.bias"),
-        (2, "legacy_norm.weight", "head.norm.weight"),
-        (1, "norm.weight", "head.norm.weight"),
-        (1, "norm.bias", "head.norm.bias"),
+        (2, "legacy_norm.weight", "head.pre_logits.weight"),
+        (1, "norm.weight", "head.pre_logits.weight"),
+        (1, "norm.bias", "head.pre_logits.bias"),
         (1, "legacy_norm.weight", "norm.gain"),
         (1, "blocks.5.layer.conv1d.conv.bias", "blocks.5.mixer.conv.bias"),
         (1, "blocks.5.layer.learnable_skip", "blocks.5.mixer.skip"),
@@ -157,7 +157,7 @@ def test_gates_do_not_look_at_tokens_before_training():
         (2, "xlstm.blocks.3.xlstm_norm.weight", "blocks.3.norm.gain"),
         (2, "xlstm.blocks.3.xlstm.conv1d.weight", "blocks.3.mixer.conv.weight"),
         (2, "xlstm.post_blocks_norm.bias", "norm.bias"),
-        (2, "head.0.weight", "head.norm.weight"),
+        (2, "head.0.weight", "head.pre_logits.weight"),
         (1, "head.1.bias", "head.fc.bias"),
     ],
 )
