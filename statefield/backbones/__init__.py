@@ -14,7 +14,9 @@ from torch import nn
 
 from statefield.backbones import (
     adventurer,
+    efficientvim,
     efficientvmamba,
+    mambaout,
     msvmamba,
     plainmamba,
     res_vmamba,

@@ -102,6 +102,12 @@ def check_backbone_name(name: str) -> None:
         raise ConfigError(f"timm already has a model named {name!r}: choose another name, or use timm's.")
 
 
+def has_hosted_weights(name: str) -> bool:
+    """Whether `pretrained=True` finds weights to download: of the variants of timm's own models, whose weights fit."""
+    cfg = timm.get_pretrained_cfg(name)
+    return cfg is not None and bool(cfg.has_weights)
+
+
 def build_backbone(
     model_cls: Callable[..., nn.Module],
     name: str,
@@ -127,7 +133,8 @@ def build_backbone(
             f"Choose a decoder that takes strides 4 to 32 (Unet, FPN, UPerNet, ...), or a backbone that can be dilated."
         )
     overlay = kwargs.get("pretrained_cfg_overlay") or {}
-    if pretrained and not any(overlay.get(key) for key in ("file", "url", "hf_hub_id", "state_dict")):
+    given = any(overlay.get(key) for key in ("file", "url", "hf_hub_id", "state_dict"))
+    if pretrained and not given and not has_hosted_weights(name):
         raise CheckpointError(
             f"{name} has no weights that could be downloaded by name. Build it with pretrained=False (in "
             f"segmentation_models_pytorch: encoder_weights=None); its authors' files are at {BACKBONES[name].source}: "
