@@ -11,8 +11,8 @@ def models(argv: list[str]) -> int:
     """Print a table of backbones, or the same as JSON; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="statefield models",
-        description="List the backbones: parameters with an ImageNet-1K head, multiply-adds at 224 x 224, and the "
-        "accuracy that their authors publish. timm's own models work wherever these do: timm.list_models().",
+        description="List the backbones: parameters with an ImageNet-1K head, multiply-adds at 224 x 224, the "
+        "accuracy that their authors publish, and whether they compute what their authors' code does. timm's own models work wherever these do: timm.list_models().",
     )
     parser.add_argument("pattern", nargs="?", default="", help="part of a name, or a pattern with * and ?")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -31,9 +31,10 @@ def models(argv: list[str]) -> int:
 
 def _row(name: str) -> dict[str, Any]:
     from statefield.backbones import BACKBONES
+    from statefield.backbones.agreement import agreement_of
     from statefield.backbones.cost import model_cost
 
-    info, cost = BACKBONES[name], model_cost(name)
+    info, cost, agreement = BACKBONES[name], model_cost(name), agreement_of(name)
     return {
         "name": name,
         "family": info.family,
@@ -41,14 +42,17 @@ def _row(name: str) -> dict[str, Any]:
         "parameters": cost.parameters,
         "gmacs_at_224": round(cost.multiply_adds / 1e9, 3),
         "published_top1": info.published_top1,
-        "weights_license": info.weights_license,
+        "weights_license": _license(info.origin, info.weights_license),
+        "goldens": agreement.goldens if agreement else 0,
+        "goldens_pass": agreement.passes if agreement else None,
+        "goldens_worst_error": agreement.worst if agreement else None,
         "source": info.source,
         "paper": info.paper,
     }
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    header = ("name", "family", "parameters", "GMACs", "top-1 %", "weights' licence", "source")
+    header = ("name", "family", "parameters", "GMACs", "top-1 %", "weights' licence", "goldens", "source")
     cells = [
         (
             row["name"],
@@ -56,7 +60,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
             f"{row['parameters'] / 1e6:.1f} M",
             f"{row['gmacs_at_224']:.2f}",
             "-" if row["published_top1"] is None else f"{row['published_top1']:.1f} *",
-            _license(row),
+            row["weights_license"],
+            _goldens(row),
             row["source"],
         )
         for row in rows
@@ -70,10 +75,23 @@ def _table(rows: list[dict[str, Any]]) -> str:
         ).rstrip()
         for line in (header, *cells)
     ]
-    return "\n".join([*lines, "", "* published by the authors for ImageNet-1K at 224 x 224, not measured here"])
+    notes = (
+        "* published by the authors for ImageNet-1K at 224 x 224, not measured here",
+        "goldens: files of numbers from the authors' code for the family, and the largest error of an output or gradient as a",
+        "share of the golden's standard deviation, as tests/goldens/check.py recorded them; '-' where there is no such code",
+    )
+    return "\n".join([*lines, "", *notes])
 
 
-def _license(row: dict[str, Any]) -> str:
-    if row["configuration_by"] != "paper":
-        return "no weights (ours)"
-    return row["weights_license"] or "not verified"
+def _license(origin: str, license_: str | None) -> str:
+    """Of the authors' weight files: the name of a licence, or why there is none."""
+    if license_ is not None:
+        return license_
+    return "not verified" if origin == "paper" else "no weights (ours)"
+
+
+def _goldens(row: dict[str, Any]) -> str:
+    if not row["goldens"]:
+        return "-"
+    worst = "no comparison" if row["goldens_worst_error"] is None else f"{row['goldens_worst_error']:.0e}"
+    return f"{row['goldens']} {'pass' if row['goldens_pass'] else 'MISS'}, {worst}"

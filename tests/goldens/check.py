@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from case import BrokenGolden, Expected, GoldenCase, read_case
+from record import Outcome, record
 from systems import BUILDERS, Built
 from torch import Tensor
 
@@ -37,11 +38,16 @@ class Comparison:
     def agrees(self) -> bool:
         return self.error <= self.expected.tolerance  # False for NaN
 
+    @property
+    def share(self) -> float:
+        """The error as a share of the golden's standard deviation, absolute where that is 0."""
+        return self.error / (self.expected.std if self.expected.std > 0 else 1.0)
+
     def line(self) -> str:
         scale, unit = (self.expected.std, "of std") if self.expected.std > 0 else (1.0, "absolute")
         name = f"{self.expected.label}  {self.expected.description}".strip()
         return (
-            f"  {'ok  ' if self.agrees else 'MISS'}  {self.error / scale:.1e} {unit}, "
+            f"  {'ok  ' if self.agrees else 'MISS'}  {self.share:.1e} {unit}, "
             f"{self.expected.tolerance / scale:.1e} allowed  {name}"
         )
 
@@ -96,22 +102,26 @@ def _differentiable(name: str, case: GoldenCase, parameters: dict[str, Tensor]) 
     return source
 
 
-def check_file(path: Path, debug: bool = False) -> bool:
-    """Print the comparison of one file; whether all of it agrees."""
+def check_file(path: Path, debug: bool = False) -> Outcome:
+    """Print the comparison of one file; returns whether all of it agrees, and how far it is off at worst."""
     print(path)
+    family = None
     try:
         case = read_case(path)
         print(f"  {case.system} {case.cls}")
-        agreements = []
+        builder = BUILDERS[f"{case.system} {case.cls}"].__module__
+        family = builder.removeprefix("backbone_") if builder.startswith("backbone_") else case.system
+        compared = []
         for comparison in compare(case):
             print(comparison.line(), flush=True)
-            agreements.append(comparison.agrees)
+            compared.append(comparison)
     except Exception as error:  # one bad file must not hide what the others say; it is counted and told
         if debug:
             traceback.print_exc()
         print(f"  MISS  {path.name}: {type(error).__name__}: {error}")
-        return False
-    return all(agreements)
+        return Outcome(path, family, passes=False, compared=0, worst=None)
+    passes, worst = all(one.agrees for one in compared), max(one.share for one in compared)
+    return Outcome(path, family, passes=passes, compared=len(compared), worst=worst)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -122,12 +132,20 @@ def main(arguments: list[str] | None = None) -> int:
         choices=("reference", "chunked", "native", "triton"),
         help="the implementation to check (triton on the CPU needs TRITON_INTERPRET=1, and minutes)",
     )
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="write what came out to the record that `statefield models` reads, one entry a file and implementation",
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of a file that cannot be checked")
     options = parser.parse_args(arguments)
     with use_kernels(options.kernels) if options.kernels else contextlib.nullcontext():
-        passed = [check_file(path, options.debug) for path in options.files]
-    print(f"{sum(passed)} of {len(passed)} files pass")
-    return 0 if all(passed) else 1
+        outcomes = [check_file(path, options.debug) for path in options.files]
+    if options.record:
+        record(outcomes, options.kernels or "default")
+    passed = sum(outcome.passes for outcome in outcomes)
+    print(f"{passed} of {len(outcomes)} files pass")
+    return 0 if passed == len(outcomes) else 1
 
 
 if __name__ == "__main__":
