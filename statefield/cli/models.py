@@ -11,8 +11,9 @@ def models(argv: list[str]) -> int:
     """Print a table of backbones, or the same as JSON; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="statefield models",
-        description="List the backbones: parameters with an ImageNet-1K head, multiply-adds at 224 x 224, the "
-        "accuracy that their authors publish, and whether they compute what their authors' code does. timm's own models work wherever these do: timm.list_models().",
+        description="List the backbones: parameters with an ImageNet-1K head, multiply-adds at 224 x 224, the accuracy "
+        "that their authors publish, and whether they compute what their authors' code does. timm's own models work "
+        "wherever these do: timm.list_models().",
     )
     parser.add_argument("pattern", nargs="?", default="", help="part of a name, or a pattern with * and ?")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -77,8 +78,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
     ]
     notes = (
         "* published by the authors for ImageNet-1K at 224 x 224, not measured here",
-        "goldens: files of numbers from the authors' code for the family, and the largest error of an output or gradient as a",
-        "share of the golden's standard deviation, as tests/goldens/check.py recorded them; '-' where there is no such code",
+        "goldens: files of numbers from the authors' code for the family, and the largest error of outputs, gradients",
+        "as a share of the golden's standard deviation, as tests/goldens/check.py recorded it; '-': none",
     )
     return "\n".join([*lines, "", *notes])
 

@@ -1,7 +1,8 @@
-"""The record of which goldens pass, and how far off they are, that `statefield models` shows: written, never computed there.
+"""The record of which goldens pass, and how far off they are: `statefield models` shows it and computes nothing.
 
-    for kernels in native reference; do python tests/goldens/check.py tests/goldens/*.npz --kernels $kernels --record; done
-    python benchmarks/models.py && python benchmarks/tables.py
+python tests/goldens/check.py tests/goldens/*.npz --kernels native --record
+python tests/goldens/check.py tests/goldens/*.npz --kernels reference --record
+python benchmarks/models.py && python benchmarks/tables.py
 """
 
 from __future__ import annotations

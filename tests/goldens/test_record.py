@@ -16,7 +16,7 @@ from statefield.backbones import BACKBONES, agreement
 from statefield.kernels import use_kernels
 
 HERE = Path(__file__).parent
-AGAIN = "run tests/goldens/check.py --record for native and reference (record.py), then benchmarks/models.py and tables.py"
+AGAIN = "run tests/goldens/check.py --record for native and reference, as record.py says"
 
 
 def family(path: Path) -> str:
