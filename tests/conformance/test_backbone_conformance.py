@@ -20,6 +20,7 @@ from statefield.backbones._register import check_backbone_name, has_hosted_weigh
 from statefield.backbones.checkpoints import backbone_of, load_entries
 from statefield.errors import ConfigError
 
+SHUFFLE_TWIN = {"dim": 8, "num_layers": 4, "d_state": 2, "img_size": 32, "drop_path_rate": 0.0, "shuffle_rate": 0.0}
 TWINS = {
     "Spatial-Mamba": ("spatial_mamba_nano", {"dims": 8, "depths": (1, 1, 1, 1), "drop_path_rate": 0.0}),
     "EfficientVMamba": (
@@ -42,6 +43,10 @@ TWINS = {
     "Adventurer": (
         "adventurer_tiny_patch16_pyramid",
         {"dim": 8, "num_layers": 4, "d_state": 4, "head_dim": 8, "img_size": 32},
+    ),
+    "ShuffleMamba": (
+        "shufflemamba_reg_tiny_pyramid",
+        SHUFFLE_TWIN | {"registers": 3, "reduce": 2},
     ),
     "MambaOut": ("mambaout_femto_pyramid", {"dims": 8, "depths": (1, 1, 1, 1), "drop_path_rate": 0.0}),
     "EfficientViM": (
@@ -67,9 +72,24 @@ ISOTROPIC_TWINS = {
         "adventurer_tiny_patch8",
         {"dim": 8, "num_layers": 4, "d_state": 4, "head_dim": 8, "img_size": 32},
     ),
+    "ShuffleMamba": (
+        "shufflemamba_tiny",
+        SHUFFLE_TWIN,
+    ),
+    "ShuffleMamba with registers": (
+        "shufflemamba_reg_tiny",
+        SHUFFLE_TWIN | {"registers": 3, "reduce": 2},
+    ),
     "Vision-RWKV": ("vision_rwkv_small", {"dim": 8, "num_layers": 4, "img_size": 32, "drop_path_rate": 0.0}),
 }
-FIXED_STRIDES = ("Vim", "PlainMamba", "ViL", "Vision-RWKV", "Adventurer")  # pyramids of isotropic bodies
+FIXED_STRIDES = (
+    "Vim",
+    "PlainMamba",
+    "ViL",
+    "Vision-RWKV",
+    "Adventurer",
+    "ShuffleMamba",
+)  # of isotropic bodies
 FIXED_STRIDES += ("EfficientViM", "EfficientViM, distilled")  # whose stem makes two of the maps
 HEAD_PARTS = {"norm", "head", "heads", "heads_dist", "weights", "weights_dist"}  # that maps do not need
 WITHOUT_EFFECT = (".mixer.A",)  # EfficientViM's: it cancels in the softmax, and is there for the weights' sake
