@@ -122,12 +122,10 @@ def load_entries(
     `filter_fn` renames them; by default the one of the family that the model belongs to.
     """
     target = backbone_of(model)
-    renamed = (filter_fn or family_filter(target))(dict(entries), target)
+    filter_fn = filter_fn or family_filter(target)
+    renamed = filter_fn(dict(entries), target)
     if len(renamed) != len(entries):
-        raise CheckpointError(
-            f"{source} holds {len(entries)} entries that become {len(renamed)} under our names: some are there twice, "
-            f"under an old and a new name. Keep one of them: weights that would not be used are refused."
-        )
+        _check_names_of_one_tensor(entries, renamed, lambda entry: filter_fn(entry, target), source)
     incoming, adapted = _with_adapted_input(target, renamed)
     report, accepted = _compare(target, incoming, source, fresh)
     report = replace(report, adapted=adapted)
@@ -135,6 +133,23 @@ def load_entries(
         raise CheckpointError(_misfit(report, target, incoming, entries))
     target.load_state_dict(accepted, strict=not report.fresh)  # _compare has matched every name that is not fresh
     return report
+
+
+def _check_names_of_one_tensor(
+    entries: Mapping[str, Tensor],
+    renamed: Mapping[str, Tensor],
+    rename: Callable[[dict[str, Any]], dict[str, Any]],
+    source: str,
+) -> None:
+    """`CheckpointError` unless entries that become one under our names are equal: a tensor saved under two names."""
+    for key, value in entries.items():
+        for name, mine in rename({key: value}).items():
+            if name in renamed and not (renamed[name].shape == mine.shape and torch.equal(renamed[name], mine)):
+                raise CheckpointError(
+                    f"{source} holds {len(entries)} entries that become {len(renamed)} under our names: {key} and "
+                    f"another are both {name}, with different values. Keep one of them: weights that would not be "
+                    f"used are refused."
+                )
 
 
 def backbone_of(model: nn.Module) -> nn.Module:

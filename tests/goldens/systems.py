@@ -1,7 +1,7 @@
 """The table of systems: from the class and arguments that a golden names to our module or function.
 
-A later system adds its builders in a module `operators_<op>.py` or `backbone_<family>.py` of its own, which this one
-finds: a function of the golden's `kwargs` under `@builder(system, official class)`.
+A later system adds its builders in a module `operators_<op>.py`, `backbone_<family>.py` or `net_<name>.py` of its own,
+which this one finds: a function of the golden's `kwargs` under `@builder(system, official class)`.
 """
 
 from __future__ import annotations
@@ -170,5 +170,5 @@ def _channels_first(states: Tensor) -> Tensor:
     return states.squeeze(2) if states.shape[2] == 1 else states
 
 
-for _path in sorted(Path(__file__).parent.glob("[bo]*_*.py")):  # last, because they import `builder` from here
+for _path in sorted(Path(__file__).parent.glob("[bno]*_*.py")):  # last, because they import `builder` from here
     importlib.import_module(_path.stem)

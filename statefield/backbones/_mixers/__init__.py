@@ -7,6 +7,7 @@ from statefield.backbones._mixers.direction_aware import DirectionAwareMixer
 from statefield.backbones._mixers.duality import DualityMixer
 from statefield.backbones._mixers.hidden_state import HiddenStateMixer
 from statefield.backbones._mixers.matrix_memory import MatrixMemoryMixer
+from statefield.backbones._mixers.multi_head_scan import MultiHeadScanMixer
 from statefield.backbones._mixers.non_causal import NonCausalDualityMixer
 from statefield.backbones._mixers.rwkv import ChannelMix, SpatialMix
 from statefield.backbones._mixers.structure_aware import StateFusion, StructureAwareMixer
@@ -21,6 +22,7 @@ __all__ = [
     "HiddenStateMixer",
     "MapAttention",
     "MatrixMemoryMixer",
+    "MultiHeadScanMixer",
     "NonCausalDualityMixer",
     "SpatialMix",
     "StateFusion",

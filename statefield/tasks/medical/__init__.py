@@ -1,1 +1,1 @@
-"""TBD"""
+"""Medical segmentation: `statefield medical train | test | predict | evaluate`, pictures and volumes."""
