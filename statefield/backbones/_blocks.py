@@ -45,6 +45,13 @@ class ConvNorm(nn.Sequential):
             self.act = nn.ReLU()
 
 
+class MapConvNorm(ConvNorm):
+    """`ConvNorm` on channels-last maps, [B, H, W, C] -> [B, H, W, C']; the permutations are views."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
 class DepthwiseConv(nn.Conv2d):
     """A depthwise convolution with zero padding, [B, H, W, C] -> [B, H, W, C].
 

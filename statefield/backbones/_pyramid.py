@@ -213,15 +213,14 @@ class Pyramid(nn.Module):
                 intermediates.append(map_bhwc if output_fmt == "NHWC" else map_bhwc.permute(0, 3, 1, 2))
         if intermediates_only:
             return intermediates
-        return self.norm(maps[-1]), intermediates
+        return self.final_map(maps), intermediates
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove what the maps at `indices` do not need; returns the indices counted from the first stage."""
-        taken, last = feature_take_indices(len(self.stages), indices)
-        pruned = [f"stages.{index}" for index in range(last + 1, len(self.stages))]
-        self.stages = self.stages[: last + 1]
+        taken, _ = feature_take_indices(len(self.stages), indices)
+        pruned = self.prune_stages(taken)
         if self.feature_norms is not None:
             unused = [index for index in range(len(self.feature_norms)) if index not in taken]
             pruned += [f"feature_norms.{index}" for index in unused]
@@ -236,9 +235,20 @@ class Pyramid(nn.Module):
         self.pruned_parts += tuple(pruned)
         return taken
 
+    def prune_stages(self, taken: Sequence[int]) -> list[str]:
+        """Remove what the maps `taken` do not need of the stages, and name it."""
+        last = max(taken)
+        pruned = [f"stages.{index}" for index in range(last + 1, len(self.stages))]
+        self.stages = self.stages[: last + 1]
+        return pruned
+
+    def final_map(self, maps: Sequence[Tensor]) -> Tensor:
+        """What the head takes, from the maps of `stage_maps`: the normalised last one, unless the family has more."""
+        return self.norm(maps[-1])
+
     def forward_features(self, x: Tensor) -> Tensor:
         """The normalised last map, [B, H/s, W/s, C]."""
-        return self.norm(self.stage_maps(x)[-1])
+        return self.final_map(self.stage_maps(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """From the normalised last map to class scores, or to the pooled vector with `pre_logits`."""

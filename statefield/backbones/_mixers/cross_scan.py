@@ -32,6 +32,7 @@ class CrossScanMixer(nn.Module):
         routes: of `statefield.kernels.routes`, one set of parameters each.
         gated: a second half of the inner projection gates the result (VMamba's first form; the second has none).
         conv_bias: a bias in the depthwise convolution.
+        conv: what stands before the scans in place of the depthwise convolution, [B, H, W, E] -> [B, H, W, E].
 
     Shape: [B, H, W, C] -> [B, H, W, C], any H and W.
     Source: VMamba (arXiv 2401.10166), section 4; MzeroMiko/VMamba, SS2D, forward types v0 and v05_noz.
@@ -48,13 +49,14 @@ class CrossScanMixer(nn.Module):
         routes: tuple[str, ...] = CROSS,
         gated: bool = True,
         conv_bias: bool = True,
+        conv: nn.Module | None = None,
     ) -> None:
         super().__init__()
         inner, K = int(expand * channels), len(routes)
         self.routes, self.gated, self.d_state = routes, gated, d_state
         self.dt_rank = math.ceil(channels / 16) if dt_rank is None else dt_rank
         self.in_proj = nn.Linear(channels, 2 * inner if gated else inner, bias=False)
-        self.conv = DepthwiseConv(inner, d_conv, bias=conv_bias)
+        self.conv = DepthwiseConv(inner, d_conv, bias=conv_bias) if conv is None else conv
         self.x_proj = nn.Parameter(torch.empty(K, self.dt_rank + 2 * d_state, inner))
         self.dt_proj = nn.Parameter(torch.empty(K, inner, self.dt_rank))
         self.dt_bias = nn.Parameter(torch.empty(K, inner))
