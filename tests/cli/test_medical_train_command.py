@@ -97,6 +97,20 @@ def test_resume_and_overwrite_work_as_bare_flags_and_with_a_value(data, tmp_path
     assert "give one of them" in capsys.readouterr().err
 
 
+def test_the_rate_of_the_layer_wise_shuffle_reaches_the_encoder_and_not_the_control(data, tmp_path, monkeypatch):
+    from statefield.backbones._isotropic import Isotropic
+
+    built = []
+    init = Isotropic.__init__
+    monkeypatch.setattr(Isotropic, "__init__", lambda self, **parts: (built.append(self), init(self, **parts))[1])
+    words = _options(data, tmp_path / "run")
+    words += ["--model.encoder", "vim_tiny_pyramid", "--model.encoder_args", "{dim: 8, num_layers: 4, d_state: 2}"]
+    words += ["--model.shuffle_rate", "0.6", "--control.encoder", "test_convnext"]
+    assert main(["medical", "train", *words]) == 0
+    assert built[-1].shuffle_rates == pytest.approx([0, 0.2, 0.4, 0.6])
+    assert read_recipe(tmp_path / "run" / "config.yaml").model.shuffle_rate == 0.6
+
+
 def test_a_run_can_be_resumed_after_its_folder_was_moved(data, tmp_path):
     assert main(["medical", "train", *_options(data, tmp_path / "old")]) == 0
     (tmp_path / "old").rename(tmp_path / "new")
@@ -115,6 +129,7 @@ def test_a_run_can_be_resumed_after_its_folder_was_moved(data, tmp_path):
         (["--trainer.precision", "8"], "32-true"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--model.encoder", "spatial_mamba_nan", "--data.layout", "mni152"], "spatial_mamba_nano"),
+        (["--model.shuffle_rate", "0.1", "--data.layout", "mni152"], "'spatial_mamba_tiny' does not read its image as"),
         (["--data.root", "nowhere"], "nowhere"),
         ([], "no folder given"),
     ],

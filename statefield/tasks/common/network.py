@@ -47,6 +47,8 @@ class SegmentationNet(nn.Module):
         detail_channels: width of the full-resolution path; 0 leaves it out.
         decoder_args: further arguments of the smp model, e.g. `decoder_channels`.
         encoder_args: further arguments of the timm model, e.g. `drop_path_rate`.
+        shuffle_rate: of stochastic layer-wise shuffle, an argument of every encoder of ours that reads its image as a
+            sequence of tokens; None: the encoder's own.
 
     Raises:
         UnknownName: no such encoder or decoder. ConfigError: the two cannot be joined, or refuse an argument.
@@ -62,12 +64,12 @@ class SegmentationNet(nn.Module):
         detail_channels: int = 0,
         decoder_args: Mapping[str, Any] | None = None,
         encoder_args: Mapping[str, Any] | None = None,
+        shuffle_rate: float | None = None,
     ) -> None:
         super().__init__()
         self.in_channels, self.num_classes = in_channels, num_classes
-        self.body = _smp_model(
-            encoder, decoder, in_channels, num_classes, dict(decoder_args or {}), dict(encoder_args or {})
-        )
+        arguments = dict(encoder_args or {}) | ({} if shuffle_rate is None else {"shuffle_rate": shuffle_rate})
+        self.body = _smp_model(encoder, decoder, in_channels, num_classes, dict(decoder_args or {}), arguments)
         self.multiple = int(self.body.encoder.output_stride)
         # PAN halves the deepest map (stride 16 here) three times more
         self.smallest = 128 if decoder == "pan" else self.multiple
@@ -148,6 +150,13 @@ def _smp_model(
             **encoder_args,
         )
     except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, AssertionError) as error:
+        if isinstance(error, TypeError) and "'shuffle_rate'" in str(error):
+            raise ConfigError(
+                f"shuffle_rate {encoder_args['shuffle_rate']} was given, and the encoder {encoder!r} does not read its "
+                "image as one sequence of tokens, which could be shuffled. Leave it out (null), or choose an encoder "
+                "that does: those in `statefield models '*_pyramid'` whose name begins with vim, vil, plainmamba, "
+                "vision_rwkv, adventurer or shufflemamba."
+            ) from error
         raise ConfigError(
             f"the decoder {decoder!r} cannot be built on the encoder {encoder!r} with decoder_args={decoder_args} and "
             f"encoder_args={encoder_args}: {error} Choose another pair or other arguments; "

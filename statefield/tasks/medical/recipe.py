@@ -71,6 +71,9 @@ class ModelConfig:
         detail_channels: width of a full-resolution path beside encoder and decoder, for thin structures; 0: none.
         decoder_args: further arguments of the decoder, e.g. {decoder_channels: [128, 64, 32, 16, 16]}.
         encoder_args: further arguments of the encoder, e.g. {drop_path_rate: 0.1}.
+        shuffle_rate: in training, the probability that the encoder's last block sees its tokens in random order, rising
+            from 0 at the first (stochastic layer-wise shuffle); for encoders of sequences (vim_*, vil_*, ...); null:
+            the encoder's own.
         weights: a safetensors file to start from: `weights.safetensors` of another run with the same net.
         loss: what is minimised.
         lr: the largest learning rate (AdamW).
@@ -85,6 +88,7 @@ class ModelConfig:
     detail_channels: int = 16
     decoder_args: dict[str, Any] = field(default_factory=dict)
     encoder_args: dict[str, Any] = field(default_factory=dict)
+    shuffle_rate: float | None = None
     weights: Path | None = None
     loss: LossConfig = field(default_factory=LossConfig)
     lr: float = 1e-3
@@ -148,7 +152,11 @@ class SegmentationRecipe:
         """The recipe of the control's run: the other encoder, all else equal."""
         assert self.control is not None
         model = dataclasses.replace(
-            self.model, encoder=self.control.encoder, encoder_args=self.control.encoder_args, weights=None
+            self.model,
+            encoder=self.control.encoder,
+            encoder_args=self.control.encoder_args,
+            shuffle_rate=None,  # a setting of the encoder: a control that has it too gets it in its encoder_args
+            weights=None,
         )
         return dataclasses.replace(self, run=run, model=model, control=None, threshold_baseline=False)
 

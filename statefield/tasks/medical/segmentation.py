@@ -65,6 +65,7 @@ class SegmentationTask(DensePredictionTask):
             detail_channels=config.detail_channels,
             decoder_args=config.decoder_args,
             encoder_args=config.encoder_args,
+            shuffle_rate=config.shuffle_rate,
         )
         self.loss = SegmentationLoss(config.loss, len(classes))
         self.metrics = SegmentationMetrics(classes, distances=False)

@@ -80,6 +80,28 @@ def test_an_argument_that_the_decoder_does_not_have_is_a_config_error_that_shows
         SegmentationNet("test_convnext", in_channels=1, num_classes=2, decoder_args={"decoder_chanels": [8]})
 
 
+SEQUENCES = {
+    "adventurer_tiny_patch16_pyramid": {"dim": 8, "num_layers": 4, "d_state": 2, "head_dim": 8},
+    "plainmamba_l1_pyramid": {"dim": 8, "num_layers": 4, "d_state": 2},
+    "shufflemamba_tiny_pyramid": {"dim": 8, "num_layers": 4, "d_state": 2},
+    "vil2_tiny_pyramid": {"dim": 8, "num_layers": 4},
+    "vim_tiny_pyramid": {"dim": 8, "num_layers": 4, "d_state": 2},
+    "vision_rwkv_tiny_pyramid": {"dim": 8, "num_layers": 4},
+}
+
+
+@pytest.mark.parametrize("encoder", SEQUENCES)
+def test_every_encoder_of_sequences_is_shuffled_at_the_rate_asked_for(encoder):
+    net = SegmentationNet(encoder, in_channels=1, num_classes=2, encoder_args=SEQUENCES[encoder], shuffle_rate=0.3)
+    assert net.body.encoder.model.model.body.shuffle_rates == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize("encoder", ["test_convnext", "spatial_mamba_nano"])
+def test_shuffling_an_encoder_of_maps_is_refused(encoder):
+    with pytest.raises(ConfigError, match=f"shuffle_rate 0.3 was given, and the encoder '{encoder}'"):
+        SegmentationNet(encoder, in_channels=1, num_classes=2, shuffle_rate=0.3)
+
+
 def test_the_detail_path_is_refused_for_the_one_decoder_that_cannot_have_it():
     with pytest.raises(ConfigError, match="dpt"):
         SegmentationNet("test_vit", "dpt", in_channels=1, num_classes=2, detail_channels=4)
