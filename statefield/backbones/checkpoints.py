@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
 
 FilterFn = Callable[[dict[str, Any], nn.Module], dict[str, Any]]
 
-_ENDS = ("norm", "head", "feature_norms")  # the parts that forms of one backbone differ in
+_ENDS = ("norm", "fusion", "head", "feature_norms")  # the parts that forms of one backbone differ in
 
 
 @dataclass(frozen=True)
