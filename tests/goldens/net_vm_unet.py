@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from systems import Built, builder, take
-from torch import Tensor, nn
+from torch import Tensor
+from watch import Watch
 
 from statefield.backbones._mixers import CrossScanMixer
 from statefield.backbones._mixers.multi_head_scan import MultiHeadScan, ScanHead
@@ -16,20 +17,6 @@ from statefield.tasks.medical.nets import MultiHeadScanUNet, VMUNet, vm_unet
 _WIDTHS = {"dims": "dims", "depths": "depths", "depths_decoder": "decoder_depths", "d_state": "d_state"}
 _TRAINING_ONLY = ("drop_path", "drop_path_rate", "drop_rate", "attn_drop_rate", "load_ckpt_path", "use_checkpoint")
 _HEAD_NAMES = "CXSZ"
-
-
-class Watch:
-    """What modules give, by the names that goldens call them."""
-
-    def __init__(self) -> None:
-        self.seen: dict[str, Tensor] = {}
-
-    def on(self, module: nn.Module, name: str, change: Any = lambda x: x) -> None:
-        module.register_forward_hook(lambda _m, _i, output: self.seen.__setitem__(name, change(output)))
-
-    def longest_first(self) -> dict[str, Tensor]:
-        """`layers.1.blocks.0` before `layers.1`: a golden's description is matched by how it begins."""
-        return dict(sorted(self.seen.items(), key=lambda item: -len(item[0])))
 
 
 def _as_sequence(x: Tensor) -> Tensor:  # [B, H, W, s] -> [B, s, L]
