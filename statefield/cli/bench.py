@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from statefield.bench.kernels import Goal, Report, Row
 
 
-class _Lines(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+class ExampleLines(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of the examples."""
 
 
@@ -26,7 +27,7 @@ def kernels(argv: list[str]) -> int:
         "timed beside it, the machine's copy bandwidth and torch.exp's rate. Takes about a minute.\n\n"
         "examples:\n  statefield bench kernels\n  statefield bench kernels --quick\n"
         "  statefield bench kernels --json benchmarks/results/kernels_cpu.json",
-        formatter_class=_Lines,
+        formatter_class=ExampleLines,
     )
     parser.add_argument("--json", type=Path | None, default=None, metavar="FILE", help="write all numbers there, too")
     parser.add_argument("--quick", action="store_true", help="small shapes, few repetitions: sees that all works")
@@ -64,14 +65,24 @@ def _print(console: Console, report: Report) -> None:
             memory = "-" if row.extra_mib is None else f"{row.extra_mib:.0f}"
             table.add_row(row.direction, row.by, *_cells(row), *([memory] if weighed else []))
         console.print(table)
-    goals = Table("goal", "measured", "wanted", "", title="Goals", title_justify="left")
-    for goal in report.goals:
-        goals.add_row(goal.name, _number(goal), goal.wanted, "[green]met[/]" if goal.met else "[bold red]missed[/]")
-    if report.goals:
-        console.print(goals)
-    if report.load_before > 0.5:
+    print_goals(console, report.goals)
+    print_load_warning(console, report.load_before)
+
+
+def print_goals(console: Console, goals: Sequence[Goal]) -> None:
+    """A table of goals and verdicts, where there are any."""
+    table = Table("goal", "measured", "wanted", "", title="Goals", title_justify="left")
+    for goal in goals:
+        table.add_row(goal.name, _number(goal), goal.wanted, "[green]met[/]" if goal.met else "[bold red]missed[/]")
+    if goals:
+        console.print(table)
+
+
+def print_load_warning(console: Console, load_before: float) -> None:
+    """Say so where other programs were busy when the run began."""
+    if load_before > 0.5:
         console.print(
-            f"[bold yellow]warning[/] other programs were busy when this began (load {report.load_before:.1f}): "
+            f"[bold yellow]warning[/] other programs were busy when this began (load {load_before:.1f}): "
             "the times are longer, and their ratios less sure, than on a machine at rest.",
             highlight=False,
         )

@@ -40,6 +40,9 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("convert",): Verb("statefield.cli.convert:convert", "turn an official checkpoint into safetensors"),
     ("doctor",): Verb("statefield.cli.doctor:doctor", "show what is installed and which kernels run"),
     ("bench", "kernels"): Verb("statefield.cli.bench:kernels", "measure the operators against their limits"),
+    ("bench", "backbones"): Verb(
+        "statefield.cli.bench_backbones:backbones", "measure the backbones beside their controls"
+    ),
 }
 
 _EXAMPLES = (

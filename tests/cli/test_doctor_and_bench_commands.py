@@ -1,4 +1,4 @@
-"""`statefield doctor` and `statefield bench kernels` on this machine, and on one without a native library."""
+"""`statefield doctor` and `statefield bench` on this machine, and on one without a native library."""
 
 from __future__ import annotations
 
@@ -118,3 +118,22 @@ def test_bench_gives_no_time_to_a_wrong_kernel(capsys, monkeypatch, tmp_path):
     assert timed["selective_scan", "native"] is None
     assert timed["selective_scan", "chunked"] > 0
     assert "wrong" in capsys.readouterr().out
+
+
+def test_bench_backbones_prints_and_writes_families_controls_and_attention(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "160")
+    target = tmp_path / "backbones.json"
+    assert main(["bench", "backbones", "--quick", "--json", str(target)]) == 0
+    shown = capsys.readouterr().out
+    report = json.loads(target.read_text())
+    assert report["correct"] is True
+    assert {row["family"] for row in report["against_reference"]} == {"Spatial-Mamba", "Vim"}
+    assert all(row["native_ms"] > 0 and row["reference_ms"] > 0 for row in report["against_reference"])
+    assert [row["attention"] for row in report["long_image"]] == ["-", "fused", "materialised"]
+    assert {row["family"] for row in report["controls"] if row["is_control"]} == {"Swin-T", "ConvNeXt-T", "MambaOut-T"}
+    for row in report["controls"]:
+        at = row["at"]["64"]
+        assert at["images_per_second"] == pytest.approx(1e3 / at["ms"])
+        assert at["peak_mib"] is None or at["peak_mib"] > at["extra_mib"] > 0
+    for word in ("spatial_mamba_nano", "routed_scan", "deit_tiny_patch16_224", "convnext_tiny", "(control)"):
+        assert word in shown
