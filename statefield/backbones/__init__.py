@@ -31,12 +31,13 @@ from statefield.backbones import (
     vssd,
 )
 from statefield.backbones._register import BACKBONES, BackboneInfo
-from statefield.errors import UnknownName
+from statefield.errors import ConfigError, UnknownName
 
 __all__ = [
     "BACKBONES",
     "BackboneInfo",
     "adventurer",
+    "create_encoder",
     "create_model",
     "efficientvim",
     "efficientvmamba",
@@ -74,6 +75,43 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
     if not timm.is_model(name):
         raise UnknownName.among("backbone", name, [*BACKBONES, *timm.list_models()])
     return timm.create_model(name, **kwargs)
+
+
+_VOLUMETRIC = ("VMamba", "Vim")  # the families whose models take spatial_dims=3
+
+
+def create_encoder(name: str, spatial_dims: int = 2, in_channels: int = 3, **kwargs: Any) -> nn.Module:
+    """The maps of a backbone, for images or volumes, in MONAI's spelling of the arguments.
+
+    Args:
+        name: see `list_models`. For volumes one of the families VMamba (strides 4, 8, 16, 32) and Vim (stride 16, and 4
+            to 32 for its `_pyramid` names).
+        spatial_dims: 2 or 3. in_channels: any number. **kwargs: as for `create_model`.
+
+    Returns:
+        A module: [B, in_channels, *S] -> maps [B, C, *ceil(S / stride)], the finest first, for any sides.
+        `feature_info.channels()` and `feature_info.reduction()` tell C and the strides.
+
+    Raises:
+        ConfigError: volumes asked of a family that has images only. UnknownName: see `create_model`.
+
+    >>> import torch
+    >>> encoder = create_encoder("vmamba_tiny_s1l8", 3, 1, dims=8, depths=(1, 1, 1, 1))
+    >>> [list(one.shape) for one in encoder(torch.zeros(1, 1, 24, 32, 40))][:2]
+    [[1, 8, 6, 8, 10], [1, 16, 3, 4, 5]]
+    """
+    if spatial_dims == 2:
+        return create_model(name, features_only=True, in_chans=in_channels, **kwargs)
+    if name in BACKBONES and BACKBONES[name].family not in _VOLUMETRIC:
+        raise ConfigError(
+            f"{name} takes images only (spatial_dims 2), {spatial_dims} was given: families for volumes are "
+            f"{' and '.join(_VOLUMETRIC)}."
+        )
+    if name not in BACKBONES:
+        raise UnknownName.among(
+            "backbone for volumes", name, [n for n in BACKBONES if BACKBONES[n].family in _VOLUMETRIC]
+        )
+    return create_model(name, features_only=True, spatial_dims=spatial_dims, in_chans=in_channels, **kwargs)
 
 
 def list_models(pattern: str = "") -> list[str]:

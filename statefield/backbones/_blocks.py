@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Literal
 
 import torch
@@ -9,7 +10,32 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.nn import functional
 
+from statefield.errors import ConfigError
 from statefield.kernels import causal_conv1d
+
+# By the number of spatial axes: images [B, C, H, W], volumes [B, C, D, H, W].
+CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+
+def check_spatial_dims(spatial_dims: int) -> None:
+    """`ConfigError` unless `spatial_dims` is 2 (images) or 3 (volumes)."""
+    if spatial_dims not in CONVOLUTIONS:
+        raise ConfigError(f"spatial_dims {spatial_dims!r} is neither 2 (images) nor 3 (volumes).")
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """[B, *S, C] -> [B, C, *S], a view."""
+    return x.movedim(-1, 1)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """[B, C, *S] -> [B, *S, C], a view."""
+    return x.movedim(1, -1)
+
+
+def padded_behind(x: Tensor, by: tuple[int, ...]) -> Tensor:
+    """[B, C, *S] extended by zeros: `by[i]` of them behind the last cell of axis i of S."""
+    return functional.pad(x, [cells for behind in reversed(by) for cells in (0, behind)])
 
 
 class ConvNorm(nn.Sequential):
@@ -65,55 +91,77 @@ class DepthwiseConv(nn.Conv2d):
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-class PatchStem(nn.Module):
-    """One convolution of 4 x 4 patches and LayerNorm: [B, in_chans, H, W] -> [B, ceil(H/4), ceil(W/4), C]."""
+class VolumeDepthwiseConv(nn.Conv3d):
+    """`DepthwiseConv` for volumes, [B, D, H, W, C] -> [B, D, H, W, C]."""
 
-    def __init__(self, in_chans: int, channels: int) -> None:
+    def __init__(self, channels: int, kernel_size: int = 3, *, bias: bool = True) -> None:
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return channels_last(super().forward(channels_first(x)))
+
+
+class PatchStem(nn.Module):
+    """One convolution of 4 x 4 patches and LayerNorm: [B, in_chans, H, W] -> [B, ceil(H/4), ceil(W/4), C].
+
+    With `spatial_dims=3`: 4 x 4 x 4 patches of a volume, [B, in_chans, D, H, W] -> [B, ceil(D/4), ., ., C].
+    """
+
+    def __init__(self, in_chans: int, channels: int, *, spatial_dims: int = 2) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_chans, channels, 4, stride=4)
+        self.conv1 = CONVOLUTIONS[spatial_dims](in_chans, channels, 4, stride=4)
         self.norm1 = nn.LayerNorm(channels)
 
     def forward(self, image: Tensor) -> Tensor:
-        below, right = -image.shape[-2] % 4, -image.shape[-1] % 4
-        return self.norm1(self.conv1(functional.pad(image, (0, right, 0, below))).permute(0, 2, 3, 1))
+        image = padded_behind(image, tuple(-side % 4 for side in image.shape[2:]))
+        return self.norm1(channels_last(self.conv1(image)))
 
 
 class PatchMerging(nn.Module):
     """Halve a map and widen it: four neighbours side by side, LayerNorm, a linear layer; [B, H, W, C] -> [B, ., ., C'].
 
     Sides are rounded up; what lies beyond is zero. With `stride=1` the map keeps its size and the neighbours lie
-    `dilation` apart, as a stage that runs à trous asks.
+    `dilation` apart, as a stage that runs à trous asks. With `spatial_dims=3` a volume, [B, D, H, W, C]: eight
+    neighbours, those of the first axis before those of the next.
     Source: Swin Transformer, as VMamba has it (neighbours below before neighbours to the right).
     """
 
-    def __init__(self, channels: int, out_channels: int, *, stride: int = 2, dilation: int = 1) -> None:
+    def __init__(
+        self, channels: int, out_channels: int, *, stride: int = 2, dilation: int = 1, spatial_dims: int = 2
+    ) -> None:
         super().__init__()
         self.stride, self.dilation = stride, dilation
-        self.norm = nn.LayerNorm(4 * channels)
-        self.reduction = nn.Linear(4 * channels, out_channels, bias=False)
+        self.norm = nn.LayerNorm(2**spatial_dims * channels)
+        self.reduction = nn.Linear(2**spatial_dims * channels, out_channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        _, height, width, _ = x.shape
-        far, step = self.dilation, self.stride
-        x = functional.pad(x, (0, 0, 0, far, 0, far))
-        places = ((0, 0), (far, 0), (0, far), (far, far))
-        x = torch.cat([x[:, i : i + height : step, j : j + width : step] for i, j in places], dim=-1)
-        return self.reduction(self.norm(x))
+        sides, far, step = x.shape[1:-1], self.dilation, self.stride
+        x = functional.pad(x, (0, 0) + (0, far) * len(sides))
+        places = [place[::-1] for place in product((0, far), repeat=len(sides))]  # the first axis fastest
+        neighbours = [
+            x[(slice(None), *(slice(i, i + side, step) for i, side in zip(place, sides, strict=True)))]
+            for place in places
+        ]
+        return self.reduction(self.norm(torch.cat(neighbours, dim=-1)))
 
 
 class ConvMerging(nn.Module):
     """Halve a map and widen it by a 3 x 3 convolution, then LayerNorm: [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C'].
 
-    With `stride=1` the map keeps its size; `dilation` is the spacing of the sub-grids that it arrives with.
+    With `stride=1` the map keeps its size; `dilation` is the spacing of the sub-grids that it arrives with. With
+    `spatial_dims=3` a volume, [B, D, H, W, C], and 3 x 3 x 3 cells.
     """
 
-    def __init__(self, channels: int, out_channels: int, *, stride: int = 2, dilation: int = 1) -> None:
+    def __init__(
+        self, channels: int, out_channels: int, *, stride: int = 2, dilation: int = 1, spatial_dims: int = 2
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, out_channels, 3, stride=stride, padding=dilation, dilation=dilation)
+        convolution = CONVOLUTIONS[spatial_dims]
+        self.conv = convolution(channels, out_channels, 3, stride=stride, padding=dilation, dilation=dilation)
         self.norm = nn.LayerNorm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return self.norm(channels_last(self.conv(channels_first(x))))
 
 
 class ResidualStem(nn.Module):

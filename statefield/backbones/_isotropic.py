@@ -8,7 +8,8 @@ at strides 4, 8, 16, 32 of them, for decoders that need a pyramid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -18,28 +19,36 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from statefield.backbones._blocks import leading
+from statefield.backbones._blocks import CONVOLUTIONS, channels_first, channels_last, leading, padded_behind
 from statefield.backbones._pyramid import checked_image
 from statefield.backbones.checkpoints import family_filter
 from statefield.errors import ConfigError
 
-Grid = tuple[int, int]  # patches down and across
+Grid = tuple[int, ...]  # patches down and across; of a volume along its depth first
 
 
 class PatchEmbed(nn.Module):
     """Patches of an image as tokens: [B, in_chans, H, W] -> [B, h, w, D].
 
     A patch begins at every `stride`-th pixel (by default they do not overlap). The image is extended by zeros at the
-    bottom and right until whole patches cover it, so without overlap h = ceil(H / patch_size).
+    bottom and right until whole patches cover it, so without overlap h = ceil(H / patch_size). With `spatial_dims=3`
+    patches are cubes of a volume: [B, in_chans, D, H, W] -> [B, d, h, w, dim].
     """
 
     def __init__(
-        self, in_chans: int, dim: int, patch_size: int, *, stride: int | None = None, bias: bool = True
+        self,
+        in_chans: int,
+        dim: int,
+        patch_size: int,
+        *,
+        stride: int | None = None,
+        bias: bool = True,
+        spatial_dims: int = 2,
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
         self.stride = patch_size if stride is None else stride
-        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=self.stride, bias=bias)
+        self.proj = CONVOLUTIONS[spatial_dims](in_chans, dim, patch_size, stride=self.stride, bias=bias)
 
     def side(self, pixels: int) -> int:
         """Patches along a side of so many pixels."""
@@ -48,18 +57,23 @@ class PatchEmbed(nn.Module):
         return -(-max(pixels - self.patch_size, 0) // self.stride) + 1
 
     def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        covered = [(self.side(pixels) - 1) * self.stride + self.patch_size for pixels in (height, width)]
-        return self.proj(functional.pad(image, (0, covered[1] - width, 0, covered[0] - height))).permute(0, 2, 3, 1)
+        sides = image.shape[2:]
+        covered = [(self.side(pixels) - 1) * self.stride + self.patch_size for pixels in sides]
+        behind = tuple(pixels - side for pixels, side in zip(covered, sides, strict=True))
+        return channels_last(self.proj(padded_behind(image, behind)))
 
 
 def resize_positions(positions: Tensor, learned: Grid, grid: Grid) -> Tensor:
-    """Position embeddings [1, h w, D] of a learned grid at another: bicubic, as the papers do for other image sizes."""
+    """Position embeddings [1, h w, D] of a learned grid at another: bicubic, as the papers do for other image sizes.
+
+    Those of a volume, [1, d h w, D], are interpolated trilinearly.
+    """
     if learned == grid:
         return positions
-    maps = positions.float().unflatten(1, learned).permute(0, 3, 1, 2)
-    maps = functional.interpolate(maps, grid, mode="bicubic", align_corners=False)
-    return maps.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)
+    maps = channels_first(positions.float().unflatten(1, learned))
+    mode = "bicubic" if len(grid) == 2 else "trilinear"
+    maps = functional.interpolate(maps, grid, mode=mode, align_corners=False)
+    return channels_last(maps).flatten(1, -2).to(positions.dtype)
 
 
 class ReadOutHead(nn.Module):
@@ -91,6 +105,7 @@ class Isotropic(nn.Module):
         dim: D. norm: of the tokens behind the last block.
         head: from what `read_out` gives to class scores: a linear layer (or nothing), or a `ReadOutHead`.
         learned_grid: patches down and across that `pos_embed` [1, h w, D] has; None for no positions.
+        spatial_dims: 2, or 3 for volumes [B, in_chans, D, H, W], whose patches have three indices.
         shuffle_rate: the probability, in training, that the last block sees its tokens in a random order; the first
             never does, between them it rises linearly (stochastic layer-wise shuffle, arXiv 2408.17081). A
             regulariser of blocks that treat tokens as a sequence: nothing changes in evaluation.
@@ -116,8 +131,10 @@ class Isotropic(nn.Module):
         learned_grid: Grid | None,
         drop_rate: float = 0.0,
         shuffle_rate: float = 0.0,
+        spatial_dims: int = 2,
     ) -> None:
         super().__init__()
+        self.spatial_dims = spatial_dims
         self.in_chans = in_chans
         self.num_classes = num_classes
         self.num_features = self.embed_dim = dim
@@ -141,13 +158,13 @@ class Isotropic(nn.Module):
 
     def position_count(self, grid: Grid) -> int:
         """Entries of `pos_embed` for a grid; more than patches where class tokens have positions too."""
-        return grid[0] * grid[1]
+        return prod(grid)
 
     def embed(self, x: Tensor) -> tuple[Tensor, Grid]:
         """Tokens as the first block takes them, and the grid of patches."""
-        x = self.patch_embed(checked_image(x, self.in_chans))
-        grid = (x.shape[1], x.shape[2])
-        tokens = x.flatten(1, 2)
+        x = self.patch_embed(checked_image(x, self.in_chans, self.spatial_dims))
+        grid = tuple(x.shape[1:-1])
+        tokens = x.flatten(1, -2)
         if self.learned_grid is not None:
             tokens = tokens + resize_positions(self.pos_embed, self.learned_grid, grid)
         return tokens, grid
@@ -207,7 +224,7 @@ class Isotropic(nn.Module):
         """Maps behind chosen blocks (class tokens left out), and the normalised tokens unless `intermediates_only`.
 
         Args:
-            x: [B, in_chans, H, W].
+            x: [B, in_chans, H, W], or [B, in_chans, D, H, W] where `spatial_dims` is 3.
             indices: blocks (negative from the end), a number of last blocks, or None for all.
             norm: pass each map through the final norm.
             stop_early: stop after the last block asked for; the tokens are then that block's.
@@ -224,7 +241,7 @@ class Isotropic(nn.Module):
             tokens = self.run_block(index, tokens, grid)
             if index in taken:
                 patches = self.patches(self.as_map(index, tokens, norm)).unflatten(1, grid)
-                intermediates.append(patches if output_fmt == "NHWC" else patches.permute(0, 3, 1, 2))
+                intermediates.append(patches if output_fmt == "NHWC" else channels_first(patches))
         if intermediates_only:
             return intermediates
         return self.norm(tokens), intermediates
@@ -282,19 +299,33 @@ class Isotropic(nn.Module):
             self.head = last
 
 
-class Resize(nn.Sequential):
-    """A map made `factor` times as large by transposed convolutions, or as small by pooling; [B, D, h, w]."""
+class VolumeNorm(nn.LayerNorm):
+    """LayerNorm over the channels of [B, C, D, H, W]."""
 
-    def __init__(self, dim: int, up: int, down: int) -> None:
+    def forward(self, x: Tensor) -> Tensor:
+        return channels_first(super().forward(channels_last(x)))
+
+
+class Resize(nn.Sequential):
+    """A map made `factor` times as large by transposed convolutions, or as small by pooling; [B, D, h, w].
+
+    With `spatial_dims=3` a volume.
+    """
+
+    def __init__(self, dim: int, up: int, down: int, spatial_dims: int = 2) -> None:
+        volume = spatial_dims == 3
+        enlarge: Callable[..., nn.Module] = nn.ConvTranspose3d if volume else nn.ConvTranspose2d
+        pool: Callable[..., nn.Module] = nn.MaxPool3d if volume else nn.MaxPool2d
+        norm: Callable[..., nn.Module] = VolumeNorm if volume else LayerNorm2d
         layers: list[nn.Module] = []
         while up > 1:
-            layers.append(nn.ConvTranspose2d(dim, dim, 2, stride=2))
+            layers.append(enlarge(dim, dim, 2, stride=2))
             up //= 2
             if up > 1:
-                layers += [LayerNorm2d(dim), nn.GELU()]
+                layers += [norm(dim), nn.GELU()]
         if down > 1:
-            layers.append(nn.MaxPool2d(down, ceil_mode=True))
-        super().__init__(*layers, LayerNorm2d(dim))
+            layers.append(pool(down, ceil_mode=True))
+        super().__init__(*layers, norm(dim))
 
 
 class IsotropicPyramid(nn.Module):
@@ -316,7 +347,9 @@ class IsotropicPyramid(nn.Module):
             raise ConfigError(f"a pyramid of four maps needs four blocks, {type(body).__name__} was given {depth}.")
         self.body = body
         self.taps = [(index + 1) * depth // 4 - 1 for index in range(4)]
-        self.neck = nn.ModuleList(Resize(body.embed_dim, patch // r, r // patch) for r in self.REDUCTIONS)
+        self.neck = nn.ModuleList(
+            Resize(body.embed_dim, patch // r, r // patch, body.spatial_dims) for r in self.REDUCTIONS
+        )
         self.feature_info = [
             {"num_chs": body.embed_dim, "reduction": r, "module": f"neck.{index}"}
             for index, r in enumerate(self.REDUCTIONS)
@@ -347,9 +380,9 @@ class IsotropicPyramid(nn.Module):
         levels = []
         for index, feature_map in zip(taken, maps, strict=True):
             level = self.neck[index](feature_map)
-            for axis, side in ((2, x.shape[-2]), (3, x.shape[-1])):
+            for axis, side in enumerate(x.shape[2:], start=2):
                 level = leading(level, axis, -(-side // self.REDUCTIONS[index]))
-            levels.append(level if output_fmt == "NCHW" else level.permute(0, 2, 3, 1))
+            levels.append(level if output_fmt == "NCHW" else channels_last(level))
         return levels if isinstance(found, list) else (found[0], levels)
 
     def prune_intermediate_layers(

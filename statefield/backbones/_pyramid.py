@@ -17,7 +17,7 @@ from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from statefield.backbones._blocks import merge_phases, split_phases
+from statefield.backbones._blocks import channels_first, merge_phases, split_phases
 from statefield.errors import ConfigError, ShapeError
 
 
@@ -78,11 +78,11 @@ class Stage(nn.Module):
 
     def run_blocks(self, x: Tensor) -> Tensor:
         """The blocks alone, on the map behind the downsampling."""
-        _, height, width, _ = x.shape
+        sides = x.shape[1:-1]
         if self.dilation > 1:
             x = split_phases(x, self.dilation)
         x = checkpoint_seq(self.blocks, x) if self.grad_checkpointing and self.training else self.blocks(x)
-        return merge_phases(x, self.dilation, height, width) if self.dilation > 1 else x
+        return merge_phases(x, self.dilation, *sides) if self.dilation > 1 else x
 
 
 class Pyramid(nn.Module):
@@ -96,6 +96,7 @@ class Pyramid(nn.Module):
             segmentation backbones have. Without it the maps are the classifier's own.
         norm: of the last map before the head; a LayerNorm unless given.
         norm_eps: of that LayerNorm and of the feature norms.
+        spatial_dims: 2, or 3 for volumes: then every [B, H, W, C] is [B, D, H, W, C], and images have D too.
     """
 
     # Parameters that drive a recurrence, by the end of their names: Mamba exempts them from weight decay.
@@ -115,8 +116,10 @@ class Pyramid(nn.Module):
         drop_rate: float = 0.0,
         norm: nn.Module | None = None,
         norm_eps: float = 1e-5,
+        spatial_dims: int = 2,
     ) -> None:
         super().__init__()
+        self.spatial_dims = spatial_dims
         self.in_chans = in_chans
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = dims[-1]
@@ -172,8 +175,11 @@ class Pyramid(nn.Module):
         self.head.reset(num_classes, global_pool)
 
     def stage_maps(self, image: Tensor, last: int | None = None) -> list[Tensor]:
-        """Maps of stages 0 to `last` (of all, unless given); a family whose stages are no plain chain overrides it."""
-        x, maps = self.stem(checked_image(image, self.in_chans)), []
+        """Maps of stages 0 to `last` (of all, unless given); a family whose stages are no plain chain overrides it.
+
+        The last of all is what the head takes; it may be one more than those that `feature_info` tells of.
+        """
+        x, maps = self.stem(checked_image(image, self.in_chans, self.spatial_dims)), []
         for index, stage in enumerate(self.stages):
             if last is not None and index > last:
                 break
@@ -193,7 +199,7 @@ class Pyramid(nn.Module):
         """Maps of chosen stages, and the normalised last map unless `intermediates_only`.
 
         Args:
-            x: [B, in_chans, H, W].
+            x: [B, in_chans, H, W], or [B, in_chans, D, H, W] where `spatial_dims` is 3.
             indices: stages (negative from the end), a number of last stages, or None for all.
             norm: pass the last stage's map through the model's final norm.
             stop_early: stop after the last stage asked for; the final map is then that stage's.
@@ -201,7 +207,7 @@ class Pyramid(nn.Module):
         """
         if output_fmt not in ("NCHW", "NHWC"):
             raise ConfigError(f"output_fmt {output_fmt!r} is not one of 'NCHW', 'NHWC'.")
-        taken, last = feature_take_indices(len(self.stages), indices)
+        taken, last = feature_take_indices(len(self.feature_info), indices)
         intermediates = []
         maps = self.stage_maps(x, last if stop_early or intermediates_only else None)
         for index, map_bhwc in enumerate(maps):
@@ -210,7 +216,7 @@ class Pyramid(nn.Module):
                     map_bhwc = self.feature_norms[index](map_bhwc)
                 if norm and index == len(self.feature_info) - 1:
                     map_bhwc = self.norm(map_bhwc)
-                intermediates.append(map_bhwc if output_fmt == "NHWC" else map_bhwc.permute(0, 3, 1, 2))
+                intermediates.append(map_bhwc if output_fmt == "NHWC" else channels_first(map_bhwc))
         if intermediates_only:
             return intermediates
         return self.final_map(maps), intermediates
@@ -219,7 +225,7 @@ class Pyramid(nn.Module):
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove what the maps at `indices` do not need; returns the indices counted from the first stage."""
-        taken, _ = feature_take_indices(len(self.stages), indices)
+        taken, _ = feature_take_indices(len(self.feature_info), indices)
         pruned = self.prune_stages(taken)
         if self.feature_norms is not None:
             unused = [index for index in range(len(self.feature_norms)) if index not in taken]
@@ -252,14 +258,17 @@ class Pyramid(nn.Module):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """From the normalised last map to class scores, or to the pooled vector with `pre_logits`."""
+        if x.ndim == 5:  # the pooling over all cells is that of a map with as many
+            x = x.flatten(1, 2)
         return self.head(x, pre_logits=pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
 
-def checked_image(x: Tensor, in_chans: int) -> Tensor:
-    """`x` itself; `ShapeError` unless it is [B, in_chans, H, W]."""
-    if x.ndim != 4 or x.shape[1] != in_chans:
-        raise ShapeError(f"an image batch of shape {tuple(x.shape)} was given: [B, {in_chans}, H, W] is needed.")
+def checked_image(x: Tensor, in_chans: int, spatial_dims: int = 2) -> Tensor:
+    """`x` itself; `ShapeError` unless it is [B, in_chans, H, W], or [B, in_chans, D, H, W] for 3 spatial dimensions."""
+    if x.ndim != spatial_dims + 2 or x.shape[1] != in_chans:
+        what, axes = ("an image", "H, W") if spatial_dims == 2 else ("a volume", "D, H, W")
+        raise ShapeError(f"{what} batch of shape {tuple(x.shape)} was given: [B, {in_chans}, {axes}] is needed.")
     return x

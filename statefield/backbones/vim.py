@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from statefield.backbones import _isotropic
-from statefield.backbones._blocks import drop_path_rates
+from statefield.backbones._blocks import check_spatial_dims, drop_path_rates
 from statefield.backbones._isotropic import Grid, Isotropic, IsotropicPyramid, PatchEmbed, resize_positions
 from statefield.backbones._mixers import BidirectionalMixer
 from statefield.backbones._pyramid import checked_image
@@ -60,13 +61,19 @@ class Vim(Isotropic):
         in_chans: channels of the image, any number.
         num_classes: outputs of the head; 0 for none.
         global_pool: "" as timm passes it, or None; the class token is read out.
-        img_size: side of the square image whose grid of positions is learned; others are resized to it (bicubic).
+        img_size: side of the square image whose grid of positions is learned, 224; others are resized to it (bicubic).
+            Of volumes the side of the cube, 96; others are resized trilinearly.
         patch_size: side of a patch. stride: pixels from patch to patch, `patch_size` unless they overlap.
         dim: D. num_layers: blocks.
         d_state: N, states a channel. expand: inner channels of the mixer over D.
         class_token: one in the middle of the sequence (the published form); without it the mean of tokens is read.
         drop_rate: dropout before the head. drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         shuffle_rate: see `Isotropic`.
+        spatial_dims: 2, or 3 for volumes [B, in_chans, D, H, W]: patches are cubes, scanned slice by slice from both
+            ends. A form of ours: the paper has images, and there are no weights for it.
+
+    Raises:
+        ConfigError: `spatial_dims` other than 2 and 3.
 
     The authors resize positions for another patch size as if the class token came first; here it is taken from the
     middle, where it stands.
@@ -78,7 +85,7 @@ class Vim(Isotropic):
         num_classes: int = 1000,
         global_pool: str | None = "",
         *,
-        img_size: int = 224,
+        img_size: int | None = None,
         patch_size: int = 16,
         stride: int | None = None,
         dim: int = 192,
@@ -89,10 +96,12 @@ class Vim(Isotropic):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         shuffle_rate: float = 0.0,
+        spatial_dims: int = 2,
     ) -> None:
+        check_spatial_dims(spatial_dims)
         self.class_token = class_token
-        patch_embed = PatchEmbed(in_chans, dim, patch_size, stride=stride)
-        side = patch_embed.side(img_size)
+        patch_embed = PatchEmbed(in_chans, dim, patch_size, stride=stride, spatial_dims=spatial_dims)
+        side = patch_embed.side({2: 224, 3: 96}[spatial_dims] if img_size is None else img_size)
         (rates,) = drop_path_rates(drop_path_rate, (num_layers,))
         super().__init__(
             patch_embed=patch_embed,
@@ -103,9 +112,10 @@ class Vim(Isotropic):
             head=nn.Linear(dim, num_classes) if num_classes > 0 else nn.Identity(),
             in_chans=in_chans,
             num_classes=num_classes,
-            learned_grid=(side, side),
+            learned_grid=(side,) * spatial_dims,
             drop_rate=drop_rate,
             shuffle_rate=shuffle_rate,
+            spatial_dims=spatial_dims,
         )
         if class_token:
             self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
@@ -130,12 +140,12 @@ class Vim(Isotropic):
             nn.init.zeros_(self.head.bias)
 
     def position_count(self, grid: Grid) -> int:
-        return grid[0] * grid[1] + self.class_token
+        return prod(grid) + self.class_token
 
     def embed(self, x: Tensor) -> tuple[Tensor, Grid]:
-        x = self.patch_embed(checked_image(x, self.in_chans))
-        grid = (x.shape[1], x.shape[2])
-        patches = x.flatten(1, 2)
+        x = self.patch_embed(checked_image(x, self.in_chans, self.spatial_dims))
+        grid = tuple(x.shape[1:-1])
+        patches = x.flatten(1, -2)
         assert self.learned_grid is not None
         if not self.class_token:
             return patches + resize_positions(self.pos_embed, self.learned_grid, grid), grid

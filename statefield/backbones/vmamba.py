@@ -18,31 +18,48 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 from torch.nn import functional
 
-from statefield.backbones._blocks import ConvMerging, PatchMerging, PatchStem, drop_path_rates
+from statefield.backbones._blocks import (
+    CONVOLUTIONS,
+    ConvMerging,
+    PatchMerging,
+    PatchStem,
+    channels_first,
+    channels_last,
+    check_spatial_dims,
+    drop_path_rates,
+)
 from statefield.backbones._mixers import CrossDualityMixer, CrossScanMixer
 from statefield.backbones._pyramid import Pyramid, Stage, plan_stages, stage_widths
 from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
+from statefield.errors import ConfigError
 
 __all__ = ["VMamba", "VMambaBlock"]
 
 
 class ConvStem(nn.Module):
-    """Two convolutions of stride 2, LayerNorm behind each: [B, in_chans, H, W] -> [B, ceil(H/4), ceil(W/4), C]."""
+    """Two convolutions of stride 2, LayerNorm behind each: [B, in_chans, H, W] -> [B, ceil(H/4), ceil(W/4), C].
 
-    def __init__(self, in_chans: int, channels: int) -> None:
+    With `spatial_dims=3` a volume, [B, in_chans, D, H, W].
+    """
+
+    def __init__(self, in_chans: int, channels: int, *, spatial_dims: int = 2) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_chans, channels // 2, 3, stride=2, padding=1)
+        convolution = CONVOLUTIONS[spatial_dims]
+        self.conv1 = convolution(in_chans, channels // 2, 3, stride=2, padding=1)
         self.norm1 = nn.LayerNorm(channels // 2)
-        self.conv2 = nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1)
+        self.conv2 = convolution(channels // 2, channels, 3, stride=2, padding=1)
         self.norm2 = nn.LayerNorm(channels)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = functional.gelu(self.norm1(self.conv1(image).permute(0, 2, 3, 1)))
-        return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).contiguous()
+        x = functional.gelu(self.norm1(channels_last(self.conv1(image))))
+        return self.norm2(channels_last(self.conv2(channels_first(x)))).contiguous()
 
 
 class VMambaBlock(nn.Module):
-    """A mixer and, with `mlp_ratio` above 0, an MLP; each a residual behind LayerNorm, [B, H, W, C]."""
+    """A mixer and, with `mlp_ratio` above 0, an MLP; each a residual behind LayerNorm, [B, H, W, C].
+
+    Volumes [B, D, H, W, C] go through where the mixer takes them.
+    """
 
     def __init__(
         self,
@@ -86,9 +103,12 @@ class VMamba(Pyramid):
             segmentation backbone has.
         drop_rate: dropout before the head. proj_drop_rate: dropout in the MLPs.
         drop_path_rate: stochastic depth of the last block; the first has 0, between them it rises linearly.
+        spatial_dims: 2, or 3 for volumes [B, in_chans, D, H, W]: convolutions are 3-D, and blocks scan each of the
+            three axes both ways. A form of ours: the paper has images, and there are no weights for it.
 
     Raises:
-        ConfigError: an `output_stride` that cannot be had, or `dims` and `depths` of different lengths.
+        ConfigError: an `output_stride` that cannot be had (volumes have their full depth of strides only), `dims` and
+            `depths` of different lengths, or `spatial_dims` other than 2 and 3.
     """
 
     def __init__(
@@ -111,27 +131,37 @@ class VMamba(Pyramid):
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        spatial_dims: int = 2,
     ) -> None:
+        check_spatial_dims(spatial_dims)
         depths, dims = tuple(depths), stage_widths(dims, depths)
         plans = plan_stages("VMamba", len(depths), output_stride)
+        if spatial_dims == 3 and plans[-1].dilation > 1:
+            raise ConfigError(f"output_stride {output_stride} cannot be had of volumes: leave it out, or use images.")
         rates = drop_path_rates(drop_path_rate, depths)
 
         def mixer(channels: int) -> nn.Module:
             if duality:
-                return CrossDualityMixer(channels, d_state=d_state, expand=expand, conv_bias=conv_bias)
-            return CrossScanMixer(channels, d_state=d_state, expand=expand, gated=gated, conv_bias=conv_bias)
+                return CrossDualityMixer(
+                    channels, d_state=d_state, expand=expand, conv_bias=conv_bias, spatial_dims=spatial_dims
+                )
+            return CrossScanMixer(
+                channels, d_state=d_state, expand=expand, gated=gated, conv_bias=conv_bias, spatial_dims=spatial_dims
+            )
 
         merging: Callable[..., nn.Module] = ConvMerging if conv_stem else PatchMerging
         stages = []
         for index, (channels, plan) in enumerate(zip(dims, plans, strict=True)):
             downsample: nn.Module = nn.Identity()
             if index > 0:
-                downsample = merging(dims[index - 1], channels, stride=plan.stride, dilation=plan.arriving)
+                downsample = merging(
+                    dims[index - 1], channels, stride=plan.stride, dilation=plan.arriving, spatial_dims=spatial_dims
+                )
             options = {"mlp_ratio": mlp_ratio, "proj_drop_rate": proj_drop_rate}
             blocks = [VMambaBlock(channels, mixer(channels), drop_path=rate, **options) for rate in rates[index]]
             stages.append(Stage(downsample, blocks, plan.dilation))
         super().__init__(
-            stem=(ConvStem if conv_stem else PatchStem)(in_chans, dims[0]),
+            stem=(ConvStem if conv_stem else PatchStem)(in_chans, dims[0], spatial_dims=spatial_dims),
             stages=stages,
             dims=dims,
             reductions=[plan.reduction for plan in plans],
@@ -140,6 +170,7 @@ class VMamba(Pyramid):
             global_pool=global_pool,
             feature_norms=feature_norms,
             drop_rate=drop_rate,
+            spatial_dims=spatial_dims,
         )
         for module in self.modules():  # the recurrences keep what their mixers gave them
             if isinstance(module, nn.Linear):

@@ -9,10 +9,12 @@ from statefield.backbones._mixers.hidden_state import HiddenStateMixer
 from statefield.backbones._mixers.matrix_memory import MatrixMemoryMixer
 from statefield.backbones._mixers.multi_head_scan import MultiHeadScanMixer
 from statefield.backbones._mixers.non_causal import NonCausalDualityMixer
+from statefield.backbones._mixers.oriented import TRI_ORIENTED, OrientedMixer
 from statefield.backbones._mixers.rwkv import ChannelMix, SpatialMix
 from statefield.backbones._mixers.structure_aware import StateFusion, StructureAwareMixer
 
 __all__ = [
+    "TRI_ORIENTED",
     "BidirectionalMixer",
     "ChannelMix",
     "CrossDualityMixer",
@@ -24,6 +26,7 @@ __all__ = [
     "MatrixMemoryMixer",
     "MultiHeadScanMixer",
     "NonCausalDualityMixer",
+    "OrientedMixer",
     "SpatialMix",
     "StateFusion",
     "StructureAwareMixer",

@@ -1,25 +1,43 @@
 """VMamba's mixers: a map scanned along several routes, each with projections and a recurrence of its own, and summed.
 
-Symbols   B batch · H, W map · C channels of the block · E = expand C inner channels · N states a channel
-          R rank of the step size, or heads · K routes
+Symbols   B batch · *S map (H, W) or volume (D, H, W) · C channels of the block · E = expand C inner channels · N states
+          a channel · R rank of the step size, or heads · K routes
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from statefield.backbones._blocks import DepthwiseConv
-from statefield.backbones._mixers.initial import log_of_counting_, step_bias_, step_weight_
+from statefield.backbones._blocks import DepthwiseConv, VolumeDepthwiseConv, check_spatial_dims
+from statefield.backbones._mixers.initial import decay_rates, log_of_counting_, step_bias_, step_weight_
 from statefield.kernels import routed_scan, ssd
 from statefield.kernels.routed_scan.orders import order_of
 from statefield.kernels.routes import inverse_order
 
 CROSS = ("raster", "column", "raster~", "column~")  # in the order in which VMamba's weights lie
+# The same of a volume: each axis is the fastest once, and every route is walked both ways.
+_VOLUME = ("volume_dhw", "volume_wdh", "volume_hwd")
+CROSS_VOLUME = (*_VOLUME, *(f"{route}~" for route in _VOLUME))
+
+_LINEAR = partial(nn.Linear, bias=False)
+
+
+def cross_routes(spatial_dims: int) -> tuple[str, ...]:
+    """The routes of a cross-scan: four of a map, six of a volume."""
+    check_spatial_dims(spatial_dims)
+    return CROSS if spatial_dims == 2 else CROSS_VOLUME
+
+
+def depthwise(spatial_dims: int, channels: int, kernel_size: int, *, bias: bool) -> nn.Module:
+    """The depthwise convolution of channels-last maps or volumes."""
+    convolution = DepthwiseConv if spatial_dims == 2 else VolumeDepthwiseConv
+    return convolution(channels, kernel_size, bias=bias)
 
 
 class CrossScanMixer(nn.Module):
@@ -29,12 +47,16 @@ class CrossScanMixer(nn.Module):
 
     Args:
         channels: C. d_state: N. expand: E / C. d_conv: side of the depthwise convolution. dt_rank: R, ceil(C / 16).
-        routes: of `statefield.kernels.routes`, one set of parameters each.
+        routes: of `statefield.kernels.routes`, one set of parameters each; rows and columns both ways (`CROSS`), of
+            a volume each of the three axes both ways (`CROSS_VOLUME`).
         gated: a second half of the inner projection gates the result (VMamba's first form; the second has none).
         conv_bias: a bias in the depthwise convolution.
+        projection: makes the projections in and out, of so many channels to so many; linear without bias.
         conv: what stands before the scans in place of the depthwise convolution, [B, H, W, E] -> [B, H, W, E].
 
-    Shape: [B, H, W, C] -> [B, H, W, C], any H and W.
+        spatial_dims: 2, or 3 for volumes.
+
+    Shape: [B, H, W, C] -> [B, H, W, C], any H and W; [B, D, H, W, C] with `spatial_dims=3`.
     Source: VMamba (arXiv 2401.10166), section 4; MzeroMiko/VMamba, SS2D, forward types v0 and v05_noz.
     """
 
@@ -46,24 +68,27 @@ class CrossScanMixer(nn.Module):
         expand: float = 2.0,
         d_conv: int = 3,
         dt_rank: int | None = None,
-        routes: tuple[str, ...] = CROSS,
+        routes: tuple[str, ...] | None = None,
         gated: bool = True,
         conv_bias: bool = True,
+        spatial_dims: int = 2,
+        projection: Callable[[int, int], nn.Module] = _LINEAR,
         conv: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        routes = cross_routes(spatial_dims) if routes is None else routes
         inner, K = int(expand * channels), len(routes)
         self.routes, self.gated, self.d_state = routes, gated, d_state
         self.dt_rank = math.ceil(channels / 16) if dt_rank is None else dt_rank
-        self.in_proj = nn.Linear(channels, 2 * inner if gated else inner, bias=False)
-        self.conv = DepthwiseConv(inner, d_conv, bias=conv_bias) if conv is None else conv
+        self.in_proj = projection(channels, 2 * inner if gated else inner)
+        self.conv = depthwise(spatial_dims, inner, d_conv, bias=conv_bias) if conv is None else conv
         self.x_proj = nn.Parameter(torch.empty(K, self.dt_rank + 2 * d_state, inner))
         self.dt_proj = nn.Parameter(torch.empty(K, inner, self.dt_rank))
         self.dt_bias = nn.Parameter(torch.empty(K, inner))
         self.A_log = nn.Parameter(torch.empty(K * inner, d_state))
         self.D = nn.Parameter(torch.ones(K * inner))
         self.out_norm = nn.LayerNorm(inner)
-        self.out_proj = nn.Linear(inner, channels, bias=False)
+        self.out_proj = projection(inner, channels)
         self.reset_ssm_parameters()
 
     def reset_ssm_parameters(self) -> None:
@@ -75,20 +100,21 @@ class CrossScanMixer(nn.Module):
         log_of_counting_(self.A_log)
         nn.init.ones_(self.D)
 
-    def scan(self, u: Tensor) -> Tensor:
-        """The sum of the scans of u [B, H, W, E] along all routes, [B, H, W, E]."""
+    def scan(self, u: Tensor, *, merge: bool = True) -> Tensor:
+        """The sum of the scans of u [B, *S, E] along all routes, [B, *S, E]; each by itself without `merge`."""
         K, sizes = len(self.routes), (self.dt_rank, self.d_state, self.d_state)
         step, B, C = functional.linear(u, self.x_proj.flatten(0, 1)).unflatten(-1, (K, -1)).split(sizes, dim=-1)
         return routed_scan(
             u,
-            torch.einsum("bhwkr,ker->bhwke", step, self.dt_proj),
-            -torch.exp(self.A_log.float()).unflatten(0, (K, -1)),
+            torch.einsum("...kr,ker->...ke", step, self.dt_proj),
+            decay_rates(self.A_log).unflatten(0, (K, -1)),
             B,
             C,
             self.D.unflatten(0, (K, -1)),
             routes=self.routes,
             delta_bias=self.dt_bias,
             delta_softplus=True,
+            merge=merge,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,9 +129,9 @@ class CrossDualityMixer(nn.Module):
 
     Args:
         channels: C. d_state: N. expand: E / C. d_conv: side of the depthwise convolution.
-        heads: of each route, ceil(C / 16). act: behind the convolution. routes: as for `CrossScanMixer`.
+        heads: of each route, ceil(C / 16). act: behind the convolution. routes, spatial_dims: as for `CrossScanMixer`.
 
-    Shape: [B, H, W, C] -> [B, H, W, C].
+    Shape: [B, H, W, C] -> [B, H, W, C]; [B, D, H, W, C] with `spatial_dims=3`.
     Source: MzeroMiko/VMamba, forward type m0_noz.
     """
 
@@ -118,15 +144,17 @@ class CrossDualityMixer(nn.Module):
         d_conv: int = 3,
         heads: int | None = None,
         act: Callable[[Tensor], Tensor] = functional.gelu,
-        routes: tuple[str, ...] = CROSS,
+        routes: tuple[str, ...] | None = None,
         conv_bias: bool = False,
+        spatial_dims: int = 2,
     ) -> None:
         super().__init__()
+        routes = cross_routes(spatial_dims) if routes is None else routes
         inner, K = int(expand * channels), len(routes)
         self.routes, self.d_state, self.act = routes, d_state, act
         self.heads = math.ceil(channels / 16) if heads is None else heads
         self.in_proj = nn.Linear(channels, inner, bias=False)
-        self.conv = DepthwiseConv(inner, d_conv, bias=conv_bias)
+        self.conv = depthwise(spatial_dims, inner, d_conv, bias=conv_bias)
         self.x_proj = nn.Parameter(torch.empty(K, self.heads + 2 * d_state, inner))
         self.dt_bias = nn.Parameter(torch.empty(K, self.heads))
         self.A_log = nn.Parameter(torch.empty(K, self.heads))
@@ -144,18 +172,18 @@ class CrossDualityMixer(nn.Module):
         nn.init.ones_(self.D)
 
     def scan(self, u: Tensor) -> Tensor:
-        """The sum of the scans of u [B, H, W, E] along all routes, [B, H, W, E]."""
+        """The sum of the scans of u [B, *S, E] along all routes, [B, *S, E]."""
         K, sizes = len(self.routes), (self.heads, self.d_state, self.d_state)
-        grid = (u.shape[1], u.shape[2])
+        grid = tuple(u.shape[1:-1])
         orders = order_of(self.routes, grid, u)
-        tokens = u.flatten(1, 2)
+        tokens = u.flatten(1, -2)
         projected = functional.linear(tokens, self.x_proj.flatten(0, 1)).unflatten(-1, (K, -1))
         step, B, C = torch.stack([projected[:, order, k] for k, order in enumerate(orders)], 2).split(sizes, dim=-1)
         x = torch.stack([tokens[:, order] for order in orders], 2)  # [B, L, K, E]
         y = ssd(
             x.unflatten(-1, (self.heads, -1)).flatten(2, 3),
             step.flatten(2, 3),
-            -torch.exp(self.A_log.float()).flatten(),
+            decay_rates(self.A_log).flatten(),
             B,
             C,
             self.D.flatten(0, 1),

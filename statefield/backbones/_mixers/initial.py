@@ -1,4 +1,7 @@
-"""Initial values of what drives a recurrence, in place, as Mamba has them (state-spaces/mamba, mamba_simple.py)."""
+"""Initial values of what drives a recurrence, in place, as Mamba has them (state-spaces/mamba, mamba_simple.py).
+
+And what `A_log` stands for.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,11 @@ def step_bias_(bias: Tensor) -> None:
     """The bias of step sizes, any shape: softplus(bias) is log-uniform in `STEP_RANGE`, at least `SMALLEST_STEP`."""
     low, high = (math.log(step) for step in STEP_RANGE)
     bias.copy_(inverse_softplus(torch.empty_like(bias).uniform_(low, high).exp().clamp(min=SMALLEST_STEP)))
+
+
+def decay_rates(A_log: Tensor) -> Tensor:
+    """A = -exp(A_log), in float32 at least: in 16 bits neighbouring rates would fall together."""
+    return -torch.exp(A_log if A_log.dtype == torch.float64 else A_log.float())
 
 
 @torch.no_grad()
