@@ -34,6 +34,7 @@ TWINS = {
         "vmamba_vanilla_tiny",
         {"dims": 8, "depths": (1, 1, 1, 1), "d_state": 2, "drop_path_rate": 0.0},
     ),
+    "ViM2": ("vim2_tiny", {"dims": 8, "depths": (1, 2, 1, 1), "d_state": 2, "drop_path_rate": 0.0}),
     "Res-VMamba": ("res_vmamba_small", {"dims": 8, "depths": (1, 1, 1, 1), "d_state": 2, "drop_path_rate": 0.0}),
     "VSSD": ("vssd_micro", {"dims": 16, "depths": (1, 1, 1, 1), "d_state": 4, "drop_path_rate": 0.0}),
     "Vim": ("vim_tiny_pyramid", {"dim": 8, "num_layers": 4, "d_state": 4, "img_size": 32}),

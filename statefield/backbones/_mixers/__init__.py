@@ -2,6 +2,7 @@
 
 from statefield.backbones._mixers.attention import MapAttention
 from statefield.backbones._mixers.bidirectional import BidirectionalMixer
+from statefield.backbones._mixers.channel_scan import ChannelScanMixer
 from statefield.backbones._mixers.cross_scan import CrossDualityMixer, CrossScanMixer
 from statefield.backbones._mixers.direction_aware import DirectionAwareMixer
 from statefield.backbones._mixers.duality import DualityMixer
@@ -17,6 +18,7 @@ __all__ = [
     "TRI_ORIENTED",
     "BidirectionalMixer",
     "ChannelMix",
+    "ChannelScanMixer",
     "CrossDualityMixer",
     "CrossScanMixer",
     "DirectionAwareMixer",
