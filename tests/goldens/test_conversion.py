@@ -61,6 +61,9 @@ FILES: dict[str, tuple[str, Callable[[Entries], dict], tuple[str, ...]]] = {
     "res_vmamba_tiny": ("res_vmamba_small", plain, ("depths=(2, 2, 9, 2)",)),
     "vim_tiny": ("vim_tiny", plain, ()),
     "plainmamba_l1": ("plainmamba_l1", toolbox, ()),
+    "patch_scaling_tiny_p16": ("adventurer_tiny_patch16", plain, ("img_size=64",)),
+    "shufflemamba_tiny": ("shufflemamba_tiny", plain, ("img_size=64",)),
+    "shufflemamba_reg_tiny": ("shufflemamba_reg_tiny", plain, ("img_size=128",)),
     "vil2_tiny_depth2": ("vil2_tiny", bare, ("num_layers=4",)),
     "vil_v1_tiny": ("vil_tiny", bare, ()),
     "vision_rwkv_tiny": ("vision_rwkv_tiny", toolbox, ()),
@@ -96,7 +99,7 @@ def test_an_official_file_is_converted_strictly_and_counted(golden, tmp_path, ca
 def test_every_family_has_an_official_file_here():
     """A family whose files nobody tried is told here, and why."""
     without_code = {"ViM2"}  # nothing of it was released
-    without_a_file_here = {"MobileMamba", "HRVMamba", "Adventurer", "ShuffleMamba", "EfficientViM", "MambaOut"}
+    without_a_file_here = {"MobileMamba", "HRVMamba", "EfficientViM", "MambaOut"}
     tried = {BACKBONES[name].family for name, _, _ in FILES.values()}
     assert {info.family for info in BACKBONES.values()} - without_code - without_a_file_here == tried
 
