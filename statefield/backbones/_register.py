@@ -32,7 +32,8 @@ class BackboneInfo:
         family: the module that defines it, in the paper's spelling ("Spatial-Mamba").
         origin: "paper" where the configuration is the authors', "statefield" where it is ours.
         published_top1: the authors' ImageNet-1K top-1 accuracy in percent at 224 x 224, None where none is published.
-        weights_license: licence of the authors' weight files, None where we could not verify one.
+        weights_license: licence of the authors' weight files: "... (repository)" is that of the repository which
+            publishes them, where it says nothing else of weights; "none stated", "none released"; None: not verified.
         source: where the authors publish code and weights.
         paper: the paper that describes it.
     """

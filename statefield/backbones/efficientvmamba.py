@@ -227,6 +227,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 _SOURCE = "https://github.com/TerryPei/EfficientVMamba"
+_LICENSE = "Apache-2.0 (repository)"
 _PAPER = "EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba, AAAI 2025"
 
 
@@ -262,7 +263,7 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 register_sizes(
     __name__,
     {
-        name: (BackboneInfo("EfficientVMamba", "paper", top1, None, _SOURCE, _PAPER), defaults)
+        name: (BackboneInfo("EfficientVMamba", "paper", top1, _LICENSE, _SOURCE, _PAPER), defaults)
         for name, (top1, defaults) in _SIZES.items()
     },
     _create,

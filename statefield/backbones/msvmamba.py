@@ -181,6 +181,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 _SOURCE = "https://github.com/YuHengsss/MSVMamba"
+_LICENSE = "none stated"
 _PAPER = "Multi-Scale VMamba: Hierarchy in Hierarchy Visual State Space Model, NeurIPS 2024"
 
 
@@ -216,7 +217,7 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 register_sizes(
     __name__,
     {
-        name: (BackboneInfo("MSVMamba", "paper", top1, None, _SOURCE, _PAPER), defaults)
+        name: (BackboneInfo("MSVMamba", "paper", top1, _LICENSE, _SOURCE, _PAPER), defaults)
         for name, (top1, defaults) in _SIZES.items()
     },
     _create,

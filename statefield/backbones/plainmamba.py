@@ -234,6 +234,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 _SOURCE = "https://github.com/ChenhongyiYang/PlainMamba"
+_LICENSE = "Apache-2.0 (repository)"
 _PAPER = "PlainMamba: Improving Non-Hierarchical Mamba in Visual Recognition, BMVC 2024"
 
 
@@ -281,7 +282,7 @@ def _create_pyramid(name: str, pretrained: bool, **options: Any) -> nn.Module:
 register_sizes(
     __name__,
     {
-        name: (BackboneInfo("PlainMamba", "paper", top1, None, _SOURCE, _PAPER), defaults)
+        name: (BackboneInfo("PlainMamba", "paper", top1, _LICENSE, _SOURCE, _PAPER), defaults)
         for name, (top1, defaults) in _SIZES.items()
     },
     _create,

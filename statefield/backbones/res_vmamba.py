@@ -177,6 +177,11 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 # Published for food pictures alone (CNFOOD-241, 81.7 % top-1), not for ImageNet.
 register_sizes(
     __name__,
-    {"res_vmamba_small": (BackboneInfo("Res-VMamba", "paper", None, None, _SOURCE, _PAPER), {"drop_path_rate": 0.3})},
+    {
+        "res_vmamba_small": (
+            BackboneInfo("Res-VMamba", "paper", None, "none stated", _SOURCE, _PAPER),
+            {"drop_path_rate": 0.3},
+        )
+    },
     _create,
 )

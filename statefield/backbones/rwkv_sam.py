@@ -332,7 +332,7 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 register_sizes(
     __name__,
     {
-        name: (BackboneInfo("RWKV-SAM", "paper", None, None, _SOURCE, _PAPER), defaults)
+        name: (BackboneInfo("RWKV-SAM", "paper", None, "none released", _SOURCE, _PAPER), defaults)
         for name, defaults in _SIZES.items()
     },
     _create,

@@ -177,11 +177,13 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 _SOURCE = "https://github.com/EdwardChasel/Spatial-Mamba"
+_LICENSE = "Apache-2.0 (repository)"
 _PAPER = "Spatial-Mamba: Effective Visual State Space Models via Structure-Aware State Fusion, ICLR 2025"
 
 
 def _info(published_top1: float | None, origin: str = "paper") -> BackboneInfo:
-    return BackboneInfo("Spatial-Mamba", origin, published_top1, None, _SOURCE, _PAPER)
+    license_ = _LICENSE if origin == "paper" else None
+    return BackboneInfo("Spatial-Mamba", origin, published_top1, license_, _SOURCE, _PAPER)
 
 
 def _cfg() -> dict[str, Any]:

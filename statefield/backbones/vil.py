@@ -238,6 +238,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 _SOURCE = "https://github.com/NX-AI/vision-lstm"
+_LICENSE = "MIT (repository)"
 _PAPER = "Vision-LSTM: xLSTM as Generic Vision Backbone, ICLR 2025"
 
 
@@ -295,7 +296,7 @@ def _create_pyramid(name: str, pretrained: bool, **options: Any) -> nn.Module:
 register_sizes(
     __name__,
     {
-        name: (BackboneInfo("ViL", "paper", top1, None, _SOURCE, _PAPER), defaults)
+        name: (BackboneInfo("ViL", "paper", top1, _LICENSE, _SOURCE, _PAPER), defaults)
         for name, (top1, defaults) in _SIZES.items()
     },
     _create,

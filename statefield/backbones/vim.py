@@ -201,11 +201,13 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 _SOURCE = "https://github.com/hustvl/Vim"
+_LICENSE = "Apache-2.0 (repository)"
 _PAPER = "Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model, ICML 2024"
 
 
 def _info(published_top1: float | None, origin: str = "paper") -> BackboneInfo:
-    return BackboneInfo("Vim", origin, published_top1, None, _SOURCE, _PAPER)
+    license_ = _LICENSE if origin == "paper" else None
+    return BackboneInfo("Vim", origin, published_top1, license_, _SOURCE, _PAPER)
 
 
 def _cfg(body: str = "") -> Any:

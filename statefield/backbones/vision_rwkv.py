@@ -211,6 +211,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 _SOURCE = "https://github.com/OpenGVLab/Vision-RWKV"
+_LICENSE = "Apache-2.0 (repository)"
 _PAPER = "Vision-RWKV: Efficient and Scalable Visual Perception with RWKV-Like Architectures, ICLR 2025"
 
 
@@ -275,7 +276,7 @@ def _create_pyramid(name: str, pretrained: bool, **options: Any) -> nn.Module:
 register_sizes(
     __name__,
     {
-        name: (BackboneInfo("Vision-RWKV", "paper", top1, None, _SOURCE, _PAPER), defaults)
+        name: (BackboneInfo("Vision-RWKV", "paper", top1, _LICENSE, _SOURCE, _PAPER), defaults)
         for name, (top1, defaults) in _SIZES.items()
     },
     _create,

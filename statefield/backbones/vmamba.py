@@ -238,6 +238,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 _SOURCE = "https://github.com/MzeroMiko/VMamba"
+_LICENSE = "MIT (repository)"
 _PAPER = "VMamba: Visual State Space Model, NeurIPS 2024"
 
 
@@ -284,7 +285,7 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 register_sizes(
     __name__,
     {
-        name: (BackboneInfo("VMamba", "paper", top1, None, _SOURCE, _PAPER), defaults)
+        name: (BackboneInfo("VMamba", "paper", top1, _LICENSE if top1 else "none released", _SOURCE, _PAPER), defaults)
         for name, (top1, defaults) in _SIZES.items()
     },
     _create,

@@ -161,6 +161,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 _SOURCE = "https://github.com/YuHengsss/VSSD"
+_LICENSE = "none stated"
 _PAPER = "VSSD: Vision Mamba with Non-Causal State Space Duality, arXiv 2407.18559"
 
 
@@ -198,7 +199,7 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 register_sizes(
     __name__,
     {
-        name: (BackboneInfo("VSSD", "paper", top1, None, _SOURCE, _PAPER), defaults)
+        name: (BackboneInfo("VSSD", "paper", top1, _LICENSE, _SOURCE, _PAPER), defaults)
         for name, (top1, defaults) in _SIZES.items()
     },
     _create,

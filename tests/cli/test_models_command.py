@@ -14,7 +14,7 @@ def test_the_table_has_a_row_a_model_and_marks_what_is_published(capsys):
     assert header.split()[:4] == ["name", "family", "parameters", "GMACs"]
     assert tiny.split()[:6] == ["spatial_mamba_tiny", "Spatial-Mamba", "26.7", "M", "4.42", "83.5"]
     assert tiny.endswith("https://github.com/EdwardChasel/Spatial-Mamba")
-    assert "not verified" in tiny
+    assert "Apache-2.0 (repository)" in tiny
     assert " 7 pass, " in tiny
     assert "* published by the authors" in said
     assert len([line for line in rest if line.startswith("spatial")]) == 0
