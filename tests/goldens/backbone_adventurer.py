@@ -62,6 +62,7 @@ for _size, _patch in _RELEASED:
     _name = f"adventurer_{_size}_patch{_patch}"
     builder("patch_scaling", _name)(_model(_name, "released"))
     builder("patch_scaling", f"{_name}{_OTHER_RULE}")(_model(_name, "every_two"))
+builder("patch_scaling", "VisionMamba")(_model("adventurer_tiny_patch16", "released"))
 
 
 @builder("patch_scaling", "Block via create_block", "create_block", "Block")
