@@ -294,7 +294,12 @@ class HRVMamba(Pyramid):
                 f"units {tuple(units)} and depths {tuple(depths)} have to be of three stages, fusion_dims "
                 f"{tuple(fusion_dims)} of four branches."
             )
-        options = {"d_state": d_state, "expand": expand, "mlp_ratio": mlp_ratio, "positional": positional}
+        options: dict[str, Any] = {
+            "d_state": d_state,
+            "expand": expand,
+            "mlp_ratio": mlp_ratio,
+            "positional": positional,
+        }
         options |= {"pointwise": pointwise, "proj_drop_rate": proj_drop_rate}
         rates = drop_path_rates(drop_path_rate, tuple(n * depth for n, depth in zip(units, depths, strict=True)))
         out_channels = EXPANSION * bottleneck_dim
