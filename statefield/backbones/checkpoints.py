@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -256,14 +257,29 @@ def _remedy(
 
 def fitting_models(entries: Mapping[str, Tensor]) -> list[str]:
     """Names of the registered backbones that agree with a file's entries, names and shapes, but for their ends."""
-    found = []
+    kinds: dict[tuple[str, bool], list[str]] = {}  # models of a module, and its pyramids, differ in their sizes alone
     for name in BACKBONES:
-        candidate = outline_of(name)
-        theirs = family_filter(candidate)(dict(entries), candidate)
-        first = f"{pretrained_cfg_of(candidate)['first_conv']}.weight"  # takes any number of image channels
-        if _body(theirs, first) == _body(candidate.state_dict(), first):
-            found.append(name)
+        kinds.setdefault((timm.models.model_entrypoint(name).__module__, name.endswith("_pyramid")), []).append(name)
+    found = []
+    for names in kinds.values():
+        if _is_akin(entries, outline_of(names[0])):
+            found += [name for name in names if _fits(entries, outline_of(name))]
     return found
+
+
+def _fits(entries: Mapping[str, Tensor], candidate: nn.Module) -> bool:
+    theirs = family_filter(candidate)(dict(entries), candidate)
+    first = f"{pretrained_cfg_of(candidate)['first_conv']}.weight"  # takes any number of image channels
+    return _body(theirs, first) == _body(candidate.state_dict(), first)
+
+
+def _is_akin(entries: Mapping[str, Tensor], one: nn.Module) -> bool:
+    """Whether most names of a file are, but for numbers in them, names of `one`: outlines of all sizes take long."""
+    theirs, ours = (
+        {re.sub(r"\d+", "#", name) for name in names}
+        for names in (family_filter(one)(dict(entries), one), one.state_dict())
+    )
+    return 2 * len(theirs & ours) >= len(theirs)
 
 
 @cache

@@ -95,7 +95,8 @@ def _form(entries: Mapping[str, Tensor], outline: nn.Module) -> dict[str, Any]:
     """The arguments of `create_model` that give the model the parts which a file has."""
     form: dict[str, Any] = {}
     cfg = pretrained_cfg_of(outline)
-    head = entries.get(f"{cfg['classifier']}.weight")
+    classifiers = cfg["classifier"] if isinstance(cfg["classifier"], tuple) else (cfg["classifier"],)
+    head = next((entries[f"{one}.weight"] for one in classifiers if f"{one}.weight" in entries), None)
     stem = entries.get(f"{cfg['first_conv']}.weight")
     if head is not None:
         form["num_classes"] = head.shape[0]
