@@ -71,3 +71,22 @@ def causal_convolution_in_rows(x_bld: Tensor, weight: Tensor, bias: Tensor) -> T
     picture = x_bld.transpose(1, 2)[:, :, None]  # [B, D, 1, L]
     y = functional.conv2d(picture, weight[:, None, None], bias, padding=(0, taps - 1), groups=channels)
     return functional.silu(y[..., :length])[:, :, 0].transpose(1, 2)
+
+
+def deformable_by_grid_sampling(x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+    """The deformable 3 x 3 convolution as nine calls of torch's grid sampling, groups in the batch.
+
+    Args: x [B, H, W, G D]; offset [B, H, W, G, 9, 2]; mask [B, H, W, G, 9]. Returns: [B, H, W, G D].
+    """
+    batch, height, width, channels = x.shape
+    groups = mask.shape[3]
+    planes = x.unflatten(-1, (groups, -1)).permute(0, 3, 4, 1, 2).flatten(0, 1)  # [B G, D, H, W]
+    column, row = torch.arange(width, dtype=x.dtype), torch.arange(height, dtype=x.dtype)[:, None]
+    total = torch.zeros_like(planes)
+    for point in range(9):
+        place = offset[..., point, :].permute(0, 3, 1, 2, 4).flatten(0, 1)  # [B G, H, W, 2]
+        u = (2 * (column + point // 3 - 1 + place[..., 0]) + 1) / width - 1
+        v = (2 * (row + point % 3 - 1 + place[..., 1]) + 1) / height - 1
+        taken = functional.grid_sample(planes, torch.stack((u, v), -1), align_corners=False)
+        total = total + mask[..., point].permute(0, 3, 1, 2).flatten(0, 1).unsqueeze(1) * taken
+    return total.unflatten(0, (batch, groups)).permute(0, 3, 4, 1, 2).reshape(batch, height, width, channels)
