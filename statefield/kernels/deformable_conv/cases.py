@@ -1,10 +1,12 @@
-"""The deformable convolution's cases: small ones for every check."""
+"""The deformable convolution's cases: small ones for every check, large ones for GPUs, sizes as HRVMamba uses them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from statefield.kernels.conformance import Family, Randn, Variant
+import torch
+
+from statefield.kernels.conformance import Family, Randn, Sized, Variant
 from statefield.kernels.deformable_conv import deformable_conv
 from statefield.kernels.deformable_conv.op import deformable_conv_op
 
@@ -58,4 +60,9 @@ FAMILY = Family(
     op=deformable_conv_op,
     op_arguments=_op_arguments,
     mapped=("x", "offset", "mask"),
+    large={"large": arguments(2, 33, 47, 5, 32), "large_one_group": arguments(3, 40, 21, 1, 50)},
+    measured={
+        "B 16, 56 x 56, G 2, D 32": Sized(arguments(16, 56, 56, 2, 32), torch.bfloat16),
+        "B 16, 14 x 14, G 8, D 32": Sized(arguments(16, 14, 14, 8, 32), torch.bfloat16),
+    },
 )

@@ -66,11 +66,11 @@ def _place(pixel: Tensor, distance: Tensor, size: int) -> tuple[Tensor, Tensor, 
 
 def _pixel(signal: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """Each group's own pixel [B, H, W, G, D] of the map, 0 where it is outside."""
-    batch, height, width, groups, channels = signal.shape
+    batch, height, width, groups, _ = signal.shape
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)  # [B, H, W, G]
-    index = index.flatten(1, 2).unsqueeze(-1).expand(-1, -1, -1, channels)
-    taken = signal.flatten(1, 2).gather(1, index).reshape(batch, height, width, groups, channels)
+    image = torch.arange(batch, device=signal.device).reshape(batch, 1, 1, 1)
+    group = torch.arange(groups, device=signal.device)
+    taken = signal[image, row.clamp(0, height - 1), column.clamp(0, width - 1), group]
     return torch.where(inside.unsqueeze(-1), taken, 0.0)
 
 
