@@ -31,7 +31,8 @@ class BackboneInfo:
     Attributes:
         family: the module that defines it, in the paper's spelling ("Spatial-Mamba").
         origin: "paper" where the configuration is the authors', "statefield" where it is ours.
-        published_top1: the authors' ImageNet-1K top-1 accuracy in percent at 224 x 224, None where none is published.
+        published_top1: the authors' ImageNet-1K top-1 accuracy in percent, None where none is published; at 224 x 224,
+            or at the `input_size` of the model's timm cfg where that is another.
         weights_license: licence of the authors' weight files: "... (repository)" is that of the repository which
             publishes them, where it says nothing else of weights; "none stated", "none released"; None: not verified.
         source: where the authors publish code and weights.

@@ -77,7 +77,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         for line in (header, *cells)
     ]
     notes = (
-        "* published by the authors for ImageNet-1K at 224 x 224, not measured here",
+        "* published by the authors for ImageNet-1K, at 224 x 224 or the size's own resolution; not measured here",
         "goldens: files of numbers from the authors' code for the family, and the largest error of outputs, gradients",
         "as a share of the golden's standard deviation, as tests/goldens/check.py recorded it; '-': none",
     )

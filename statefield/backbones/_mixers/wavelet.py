@@ -110,7 +110,9 @@ class LocalConv(nn.Module):
         self.channel = MapConvNorm(channels, channels, 1, groups=channels, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.channel(self.spatial(x))
+        # A product, where torch would call a convolution for each channel: 400 calls in a forward pass of T2.
+        x = self.spatial(x) * self.channel.conv.weight.flatten()
+        return self.channel.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class MultiReceptiveFieldMixer(nn.Module):
