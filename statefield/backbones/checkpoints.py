@@ -105,7 +105,7 @@ def load_checkpoint(
     """
     found = read_checkpoint(path, container)
     report = load_entries(model, found.entries, source=str(path), fresh=fresh)
-    report = replace(report, container=found.container, ignored=found.ignored)
+    report = replace(report, container=found.container, ignored={**found.ignored, **report.ignored})
     _logger.info("%s\n%s", path, "\n".join(report.lines()))
     return report
 
@@ -124,33 +124,50 @@ def load_entries(
     """
     target = backbone_of(model)
     filter_fn = filter_fn or family_filter(target)
+    entries, ignored = _without_repeats(entries, filter_fn, target, source)
     renamed = filter_fn(dict(entries), target)
     if len(renamed) != len(entries):
-        _check_names_of_one_tensor(entries, renamed, lambda entry: filter_fn(entry, target), source)
+        raise CheckpointError(
+            f"{source} holds {len(entries)} entries that become {len(renamed)} under our names: some are there twice, "
+            f"under an old and a new name. Keep one of them: weights that would not be used are refused."
+        )
     incoming, adapted = _with_adapted_input(target, renamed)
     report, accepted = _compare(target, incoming, source, fresh)
-    report = replace(report, adapted=adapted)
+    report = replace(report, adapted=adapted, ignored=ignored)
     if not report.fits:
         raise CheckpointError(_misfit(report, target, incoming, entries))
     target.load_state_dict(accepted, strict=not report.fresh)  # _compare has matched every name that is not fresh
     return report
 
 
-def _check_names_of_one_tensor(
-    entries: Mapping[str, Tensor],
-    renamed: Mapping[str, Tensor],
-    rename: Callable[[dict[str, Any]], dict[str, Any]],
-    source: str,
-) -> None:
-    """`CheckpointError` unless entries that become one under our names are equal: a tensor saved under two names."""
-    for key, value in entries.items():
-        for name, mine in rename({key: value}).items():
-            if name in renamed and not (renamed[name].shape == mine.shape and torch.equal(renamed[name], mine)):
-                raise CheckpointError(
-                    f"{source} holds {len(entries)} entries that become {len(renamed)} under our names: {key} and "
-                    f"another are both {name}, with different values. Keep one of them: weights that would not be "
-                    f"used are refused."
-                )
+def _without_repeats(
+    entries: Mapping[str, Tensor], filter_fn: FilterFn, target: nn.Module, source: str
+) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:
+    """The entries without those that the filter's module declares to be there for nothing, and these by their reason.
+
+    `REPEATED_ENTRIES`, a pattern: second names that the authors' code has for a tensor. They have to hold the same
+    values. `UNUSED_ENTRIES`, a pattern: parameters that the authors' code has and never reads.
+    """
+    home = sys.modules[filter_fn.__module__]
+    repeated, unused = (getattr(home, name, None) for name in ("REPEATED_ENTRIES", "UNUSED_ENTRIES"))
+    if repeated is None and unused is None:
+        return dict(entries), {}
+    again = tuple(key for key in entries if repeated is not None and repeated.search(key))
+    idle = tuple(key for key in entries if unused is not None and unused.search(key))
+    kept = {key: value for key, value in entries.items() if key not in {*again, *idle}}
+    ours = filter_fn(dict(kept), target)
+    for key in again:
+        if key in idle:
+            continue
+        (name,) = filter_fn({key: entries[key]}, target)
+        if name not in ours or not torch.equal(ours[name], entries[key]):
+            raise CheckpointError(
+                f"{source} holds {key}, a second name of {name}, which is "
+                f"{'not there under its first name' if name not in ours else 'there with other values'}: the file was "
+                "not written by the authors' code as it is, or was damaged since. Fetch it again."
+            )
+    reasons = {"a second name of another entry": again, "read by nothing in the authors' code": idle}
+    return kept, {reason: names for reason, names in reasons.items() if names}
 
 
 def backbone_of(model: nn.Module) -> nn.Module:

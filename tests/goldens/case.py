@@ -53,6 +53,12 @@ class Expected:
         bound = SHARE_OF_STD * self.std
         return max(bound + (self.noise if self.noise > bound / 10 else 0.0), self.suggested_atol)
 
+    @property
+    def ill_conditioned(self) -> bool:
+        """Whether the golden itself says that float32 is not enough to tell."""
+        bound = SHARE_OF_STD * self.std
+        return self.noise > bound / 10 or self.suggested_atol > bound
+
     def error(self, ours: Tensor) -> float:
         """The largest absolute difference, NaN where either side has one; `BrokenGolden` where shapes differ."""
         if tuple(ours.shape) != self.shape:
@@ -72,6 +78,7 @@ class GoldenCase:
         inputs: argument -> tensor (ready to be differentiated) or plain value.
         outputs, gradients: what is compared; gradients by official parameter key or input name.
         cotangent: what multiplies output 0 before the sum that is differentiated, None without gradients.
+        dtype: what the golden was computed in; weights and inputs are float32 numbers in either.
     """
 
     path: Path
@@ -84,6 +91,7 @@ class GoldenCase:
     outputs: tuple[Expected, ...]
     gradients: dict[str, Expected]
     cotangent: Tensor | None
+    dtype: torch.dtype
 
 
 def read_case(path: Path) -> GoldenCase:
@@ -128,6 +136,7 @@ def _case(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Go
     if gradients:
         told = meta.get("cotangent") or {"key": "cotangent", "shape": outputs[0].shape}
         cotangent = torch.from_numpy(recipe.tensor(told["key"], tuple(told["shape"])))
+    dtype = torch.float64 if (meta.get("env") or {}).get("dtype") == "float64" else torch.float32
     return GoldenCase(
         path=path,
         system=meta["system"],
@@ -140,6 +149,7 @@ def _case(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Go
         outputs=outputs,
         gradients=gradients,
         cotangent=cotangent,
+        dtype=dtype,
     )
 
 

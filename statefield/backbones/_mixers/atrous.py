@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from statefield.backbones._blocks import DepthwiseConv, leading
-from statefield.backbones._mixers.initial import log_of_counting_, step_bias_, step_weight_
+from statefield.backbones._mixers.initial import decay_rates, log_of_counting_, step_bias_, step_weight_
 from statefield.kernels import routed_scan
 
 # Even rows and columns; odd rows, even columns; even rows, odd columns; odd rows and columns.
@@ -62,7 +62,7 @@ class AtrousScanMixer(nn.Module):
         return routed_scan(
             u,
             torch.einsum("bhwkr,ker->bhwke", step, self.dt_proj),
-            -torch.exp(self.A_log.float()).unflatten(0, (K, -1)),
+            decay_rates(self.A_log).unflatten(0, (K, -1)),
             B,
             C,
             self.D.unflatten(0, (K, -1)),

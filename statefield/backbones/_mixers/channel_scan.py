@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from statefield.backbones._mixers.initial import log_of_counting_, step_bias_, step_weight_
+from statefield.backbones._mixers.initial import decay_rates, log_of_counting_, step_bias_, step_weight_
 from statefield.kernels import routed_scan
 
 BOTH_ENDS = ("raster", "raster~")
@@ -76,7 +76,7 @@ class ChannelScanMixer(nn.Module):
         y = routed_scan(
             x,
             step + x.unsqueeze(2) * self.dt_proj,
-            -torch.exp(self.A_log.float()).unsqueeze(1).expand(-1, tokens, -1),
+            decay_rates(self.A_log).unsqueeze(1).expand(-1, tokens, -1),
             B,
             C,
             self.D.unsqueeze(1).expand(-1, tokens),

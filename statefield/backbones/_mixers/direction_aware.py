@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from statefield.backbones._blocks import DepthwiseConv
-from statefield.backbones._mixers.initial import log_of_counting_, step_bias_, step_weight_
+from statefield.backbones._mixers.initial import decay_rates, log_of_counting_, step_bias_, step_weight_
 from statefield.kernels import routed_scan
 from statefield.kernels.routed_scan.orders import order_of
 
@@ -104,7 +104,7 @@ class DirectionAwareMixer(nn.Module):
         return routed_scan(
             u,
             functional.linear(step, self.dt_proj.weight),
-            -torch.exp(self.A_log.float()).expand(K, -1, -1),
+            decay_rates(self.A_log).expand(K, -1, -1),
             B + self.direction_Bs[directions].unflatten(0, grid),
             C,
             self.D.expand(K, -1),

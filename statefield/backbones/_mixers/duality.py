@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from statefield.backbones._blocks import CausalConv
-from statefield.backbones._mixers.initial import step_bias_
+from statefield.backbones._mixers.initial import decay_rates, step_bias_
 from statefield.errors import ConfigError
 from statefield.kernels import ssd
 
@@ -69,7 +69,7 @@ class DualityMixer(nn.Module):
         y = ssd(
             u.unflatten(-1, (heads, self.head_dim)),
             step,
-            -torch.exp(self.A_log.float()),
+            decay_rates(self.A_log),
             B.unflatten(-1, (self.groups, -1)),
             C.unflatten(-1, (self.groups, -1)),
             self.D,

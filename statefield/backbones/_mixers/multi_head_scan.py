@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from statefield.backbones._blocks import DepthwiseConv
-from statefield.backbones._mixers.initial import log_of_counting_, step_bias_, step_weight_
+from statefield.backbones._mixers.initial import decay_rates, log_of_counting_, step_bias_, step_weight_
 from statefield.errors import ConfigError
 from statefield.kernels import routed_scan
 
@@ -58,7 +58,7 @@ class ScanHead(nn.Module):
         return routed_scan(
             u,
             torch.einsum("bhwkr,ker->bhwke", step, self.dt_proj),
-            -torch.exp(self.A_log.float()).unflatten(0, (K, -1)),
+            decay_rates(self.A_log).unflatten(0, (K, -1)),
             B,
             C,
             self.D.unflatten(0, (K, -1)),

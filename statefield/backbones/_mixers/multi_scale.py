@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from statefield.backbones._blocks import DepthwiseConv
-from statefield.backbones._mixers.initial import log_of_counting_, step_bias_, step_weight_
+from statefield.backbones._mixers.initial import decay_rates, log_of_counting_, step_bias_, step_weight_
 from statefield.kernels import selective_scan
 from statefield.kernels.routed_scan.orders import order_of
 from statefield.kernels.routes import inverse_order
@@ -81,7 +81,7 @@ class MultiScaleMixer(nn.Module):
         step, B, C = functional.linear(u, self.x_proj[which]).split(sizes, dim=-1)
         rows = (u, functional.linear(step, self.dt_proj[which]), B, C)
         u, delta, B, C = rows if visits is None else (x[:, visits] for x in rows)
-        A = -torch.exp(self.A_log.float()).unflatten(0, (2, -1))[which]
+        A = decay_rates(self.A_log).unflatten(0, (2, -1))[which]
         D, bias = self.D.unflatten(0, (2, -1))[which], self.dt_bias[which]
         return self.out_norm(selective_scan(u, delta, A, B, C, D, None, bias, True, layout="bld"))
 

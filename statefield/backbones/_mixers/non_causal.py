@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from statefield.backbones._blocks import DepthwiseConv
-from statefield.backbones._mixers.initial import step_bias_
+from statefield.backbones._mixers.initial import decay_rates, step_bias_
 from statefield.errors import ConfigError
 from statefield.kernels import non_causal_ssd
 
@@ -73,7 +73,7 @@ class NonCausalDualityMixer(nn.Module):
         y = non_causal_ssd(
             u.unflatten(-1, (self.heads, -1)),
             functional.softplus(step.flatten(1, 2) + self.dt_bias),
-            -torch.exp(self.A_log.float()),
+            decay_rates(self.A_log),
             B.unflatten(-1, (self.groups, -1)),
             C.unflatten(-1, (self.groups, -1)),
             self.D,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from statefield.backbones._blocks import DepthwiseConv
-from statefield.backbones._mixers.initial import log_of_counting_, step_bias_, step_weight_
+from statefield.backbones._mixers.initial import decay_rates, log_of_counting_, step_bias_, step_weight_
 from statefield.kernels import structure_aware_scan
 
 
@@ -113,4 +113,4 @@ class StructureAwareMixer(nn.Module):
 
     def decay(self) -> Tensor:
         """A = -exp(A_log), [E, N], always float32."""
-        return -torch.exp(self.A_log.float())
+        return decay_rates(self.A_log)

@@ -111,6 +111,7 @@ class VMUNet(nn.Module):
         x = self.stem(image)
         skips = []
         for stage in self.stages:
+            assert isinstance(stage, Stage)
             x = stage.downsample(x)
             skips.append(x)
             x = stage.run_blocks(x)
@@ -162,6 +163,7 @@ class MultiHeadScanUNet(VMUNet):
         return MultiHeadScanMixer(channels, heads=self.heads, d_state=self.d_state, threshold=self.threshold)
 
 
+REPEATED_ENTRIES = re.compile(r"\.scanning\.seq2seq_engine\.|(^|\.)x_ssproj\.weight$")  # of MHS-VM's files
 _HEADS = {"C": "0", "X": "1", "S": "2", "Z": "3"}
 _RENAMES = [
     (re.compile(pattern), replacement)
@@ -207,8 +209,5 @@ def rename_official_key(key: str) -> str:
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """The authors' state dict (wrapper, net, or any module of it) under our names.
-
-    Files of MHS-VM hold some tensors under two or three names; they become one.
-    """
+    """The authors' state dict (wrapper, net, or any module of it) under our names."""
     return {rename_official_key(key): value for key, value in state_dict.items()}

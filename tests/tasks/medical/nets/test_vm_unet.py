@@ -74,12 +74,17 @@ def _authors_file(net: MultiHeadScanUNet) -> dict[str, torch.Tensor]:
     return entries | {f"{path}.mambaeng.Ds": value, f"{path}.scanning.seq2seq_engine.Ds": value.clone()}
 
 
-def test_a_tensor_saved_under_two_names_is_loaded_once_and_two_tensors_of_one_name_are_refused():
+def test_second_names_of_a_tensor_are_counted_and_have_to_agree():
     net = MultiHeadScanUNet(2, 1, 1, **SMALL)
     entries = _authors_file(net)
-    assert len(load_entries(net, entries, source="file").loaded) == len(net.state_dict())
-    entries["layers.0.blocks.0.self_attention.mhs.scanhead_X.mambaeng.Ds"] += 1
-    with pytest.raises(CheckpointError, match=r"file holds .* with different values"):
+    report = load_entries(net, entries, source="file")
+    assert len(report.loaded) == len(net.state_dict())
+    assert [len(names) for names in report.ignored.values()] == [1]
+    first = "layers.0.blocks.0.self_attention.mhs.scanhead_X.mambaeng.Ds"
+    with pytest.raises(CheckpointError, match=r"file holds .*seq2seq_engine.Ds, a second name .* with other values"):
+        load_entries(net, entries | {first: entries[first] + 1}, source="file")
+    del entries[first]
+    with pytest.raises(CheckpointError, match="not there under its first name"):
         load_entries(net, entries, source="file")
 
 
