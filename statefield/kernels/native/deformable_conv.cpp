@@ -150,16 +150,22 @@ struct deformable {
         T weight;
     };
 
-    template <bool Whole>
-    static SF_INLINE V weigh(const reading *readings, int64_t count, int64_t channel, int64_t left) {
-        V a{}, b{}, c{}, d{};  // four sums: a single one would wait for itself
-        for (int64_t k = 0; k < count; k += 4) {
-            a += splat(readings[k].weight) * take<T, Whole>(readings[k].from + channel, left);
-            b += splat(readings[k + 1].weight) * take<T, Whole>(readings[k + 1].from + channel, left);
-            c += splat(readings[k + 2].weight) * take<T, Whole>(readings[k + 2].from + channel, left);
-            d += splat(readings[k + 3].weight) * take<T, Whole>(readings[k + 3].from + channel, left);
+    // `Vectors` vectors of channels at once, so that a weight is fetched once for all; two sums each, since one would wait
+    // for itself. The number of readings is even.
+    template <int Vectors, bool Whole>
+    static SF_INLINE void weigh(const reading *readings, int64_t count, int64_t channel, T *y, int64_t left) {
+        V a[Vectors] = {}, b[Vectors] = {};
+        for (int64_t k = 0; k < count; k += 2) {
+            const V u = splat(readings[k].weight), v = splat(readings[k + 1].weight);
+            const T *p = readings[k].from + channel, *q = readings[k + 1].from + channel;
+#pragma GCC unroll 4
+            for (int i = 0; i < Vectors; ++i) {
+                a[i] += u * take<T, Whole>(p + i * W, left);
+                b[i] += v * take<T, Whole>(q + i * W, left);
+            }
         }
-        return (a + b) + (c + d);
+#pragma GCC unroll 4
+        for (int i = 0; i < Vectors; ++i) give<T, Whole>(y + channel + i * W, a[i] + b[i], left);
     }
 
     static int forward(const sf_deformable &p) {
@@ -187,8 +193,10 @@ struct deformable {
                     const T *mask = element(p.mask, batch, row, column, group);
                     const int64_t used = list(p, here, mask, plane + group * D, nothing, readings);
                     int64_t c = 0;
-                    for (; c + W <= D; c += W) store(y + c, weigh<true>(readings, used, c, W));
-                    if (c < D) store_part(y + c, weigh<false>(readings, used, c, D - c), D - c);
+                    for (; c + 4 * W <= D; c += 4 * W) weigh<4, true>(readings, used, c, y, W);
+                    for (; c + 2 * W <= D; c += 2 * W) weigh<2, true>(readings, used, c, y, W);
+                    for (; c + W <= D; c += W) weigh<1, true>(readings, used, c, y, W);
+                    if (c < D) weigh<1, false>(readings, used, c, y, D - c);
                 }
         }
         return failed ? SF_NO_MEMORY : SF_OK;
