@@ -370,7 +370,8 @@ _RENAMES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"(^|\.)(dw[01]|ffn[01])\.m\.", r"\1\2."),
-        (r"(^|\.)mixer\.m\.(attn\.)?", r"\1mixer."),
+        (r"(^|\.)mixer\.m\.", r"\1mixer."),
+        (r"(^|\.)attn\.", r"\1"),
         (r"(^|\.)dwconv3x3\.", r"\1spatial.conv."),
         (r"(^|\.)local_op\.bn1\.", r"\1local_op.spatial.norm."),
         (r"(^|\.)dwconv1x1\.", r"\1channel.conv."),

@@ -28,8 +28,9 @@ _BUILT_IN = {
     "stride": 1,
     "bias": True,
     "d_state": 1,
+    "has_skip": True,
 }
-_WITHOUT_EFFECT = ("img_size", "drop_path", "drop", "note", "resolution", "window_resolution")
+_WITHOUT_EFFECT = ("img_size", "drop_path", "drop", "note", "resolution", "window_resolution", "input_resolution")
 _WANTED = {
     "in_chans": "in_chans",
     "num_classes": "num_classes",
@@ -101,7 +102,8 @@ def _merge_as_official(module: nn.Module, x: Tensor) -> None:
     if x.shape[0] > 1:
         for mixer in module.modules():
             if isinstance(mixer, RasterScanMixer):
-                mixer.scan = partial(merged_as_without_gpu, mixer.scan)  # type: ignore[method-assign]
+                plain = partial(RasterScanMixer.scan, mixer)
+                mixer.scan = partial(merged_as_without_gpu, plain)  # type: ignore[method-assign]
 
 
 def _options(kwargs: dict[str, Any], wanted: dict[str, str]) -> dict[str, Any]:
@@ -161,7 +163,7 @@ def _block(kwargs: dict[str, Any]) -> Built:
     return _on_maps(mobilemamba.MobileMambaBlock(**(_EXPAND | _options(kwargs, wanted))))
 
 
-@builder("mobilemamba", "MobileMambaModule")
+@builder("mobilemamba", "MobileMambaModule", "MobileMambaBlockWindow")
 def _mixer(kwargs: dict[str, Any]) -> Built:
     return _on_maps(MultiReceptiveFieldMixer(**(_EXPAND | _options(kwargs, {"dim": "channels"} | _OF_BLOCKS))))
 
