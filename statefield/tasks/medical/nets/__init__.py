@@ -7,8 +7,9 @@ Each gives raw logits [B, out_channels, *S] of an image [B, in_channels, *S] and
 
 from statefield.tasks.medical.nets.lightm_unet import LightMUNet
 from statefield.tasks.medical.nets.residual_unet import ResidualUNet
+from statefield.tasks.medical.nets.segmamba import SegMamba
 from statefield.tasks.medical.nets.u_mamba import UMamba
 from statefield.tasks.medical.nets.vm_unet import MultiHeadScanUNet, VMUNet
 from statefield.tasks.medical.nets.xlstm_unet import XLSTMUNet
 
-__all__ = ["LightMUNet", "MultiHeadScanUNet", "ResidualUNet", "UMamba", "VMUNet", "XLSTMUNet"]
+__all__ = ["LightMUNet", "MultiHeadScanUNet", "ResidualUNet", "SegMamba", "UMamba", "VMUNet", "XLSTMUNet"]
