@@ -20,8 +20,8 @@ class Family:
     """The two models of a family that are measured.
 
     Attributes:
-        like_swin_tiny: the one whose number of parameters is nearest to Swin-T's 28 M, in the form that gives maps at
-            several strides where it has one.
+        like_swin_tiny: the one whose number of parameters is nearest (as a ratio) to Swin-T's 28 M, in the form that
+            gives maps at several strides where it has one, and of patches of 16 where those can be chosen.
         smallest: what runs on the reference loop too, which takes minutes for larger ones.
     """
 
