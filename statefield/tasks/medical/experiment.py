@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from statefield.datasets import open_dataset
 from statefield.datasets.adapter import DatasetAdapter
@@ -22,7 +23,6 @@ from statefield.tasks.common.augment import build_augmentation
 from statefield.tasks.common.checkpointing import load_weights
 from statefield.tasks.common.config import InferenceConfig, NormalisationConfig
 from statefield.tasks.common.data import SliceData, VolumeStore
-from statefield.tasks.common.network import SegmentationNet
 from statefield.tasks.common.run_folder import RunFolder
 from statefield.tasks.medical.recipe import SegmentationRecipe, read_recipe
 from statefield.tasks.medical.segmentation import SegmentationTask
@@ -40,8 +40,7 @@ class TrainedRun:
     info: DatasetInfo
 
     @property
-    def net(self) -> SegmentationNet:
-        assert isinstance(self.task.net, SegmentationNet)
+    def net(self) -> nn.Module:
         return self.task.net
 
     @property

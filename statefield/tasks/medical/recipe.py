@@ -65,6 +65,9 @@ class ModelConfig:
     """The net, the loss and the optimiser.
 
     Args:
+        net: a whole net of the field: lightm_unet, mhs_vm, residual_unet, u_mamba, vm_unet or xlstm_unet; null: an
+            encoder and a decoder. Where it is set, settings of encoder and decoder are not read.
+        net_args: further arguments of the net, e.g. {filters: 16}.
         encoder: a timm model name; `statefield models` lists ours.
         decoder: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet, segformer or
             dpt.
@@ -83,6 +86,8 @@ class ModelConfig:
         average_decay: validate and test with a moving average of the weights of this decay, e.g. 0.99; null: do not.
     """
 
+    net: str | None = None
+    net_args: dict[str, Any] = field(default_factory=dict)
     encoder: str = "spatial_mamba_tiny"
     decoder: str = "unet"
     detail_channels: int = 16
@@ -97,18 +102,32 @@ class ModelConfig:
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
     average_decay: float | None = None
 
+    @property
+    def name(self) -> str:
+        """What tells the model from its control: the net's name, or the encoder's."""
+        return self.net or self.encoder
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What a file of its weights says of itself."""
+        return {"net": self.net} if self.net else {"encoder": self.encoder, "decoder": self.decoder}
+
 
 @dataclass(frozen=True)
 class ControlConfig:
-    """A second encoder that is trained with the same decoder, data and schedule, for comparison.
+    """A second model that is trained with the same data and schedule, for comparison: an encoder, or a whole net.
 
     Args:
-        encoder: its timm model name.
+        encoder: its timm model name; the decoder is that of `model`.
         encoder_args: its further arguments.
+        net: a whole net instead, as in `model`, e.g. residual_unet.
+        net_args: its further arguments.
     """
 
-    encoder: str
+    encoder: str | None = None
     encoder_args: dict[str, Any] = field(default_factory=dict)
+    net: str | None = None
+    net_args: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,7 +153,7 @@ class SegmentationRecipe:
         trainer: how long, on what, and how often to save.
         inference: how whole slices are predicted.
         metrics: how the test is scored.
-        control: a second encoder to train for comparison; null: none.
+        control: a second model to train for comparison; null: none.
         threshold_baseline: also score intensity thresholds fitted on the training cases; null: on mni152 only.
     """
 
@@ -149,11 +168,22 @@ class SegmentationRecipe:
     threshold_baseline: bool | None = None
 
     def of_control(self, run: Path) -> SegmentationRecipe:
-        """The recipe of the control's run: the other encoder, all else equal."""
+        """The recipe of the control's run: the other encoder or net, all else equal.
+
+        Raises:
+            ConfigError: the control has neither encoder nor net, or both.
+        """
         assert self.control is not None
+        if (self.control.encoder is None) == (self.control.net is None):
+            raise ConfigError(
+                f"control has encoder {self.control.encoder!r} and net {self.control.net!r}: set one of them, e.g. "
+                "--control.encoder convnextv2_atto."
+            )
         model = dataclasses.replace(
             self.model,
-            encoder=self.control.encoder,
+            net=self.control.net,
+            net_args=self.control.net_args,
+            encoder=self.control.encoder or self.model.encoder,
             encoder_args=self.control.encoder_args,
             shuffle_rate=None,  # a setting of the encoder: a control that has it too gets it in its encoder_args
             weights=None,

@@ -104,10 +104,10 @@ def fit(
                 place.start(recipe_text(plan), overwrite=False)
                 write_info(place, dataset, splits)
             if place.weights.exists():
-                announce(f"{plan.model.encoder}: already trained, {place.weights}")
+                announce(f"{plan.model.name}: already trained, {place.weights}")
                 continue
             steps = data.steps_per_epoch
-            announce(f"training {plan.model.encoder}: {plan.trainer.max_epochs} epochs of {steps} steps")
+            announce(f"training {plan.model.name}: {plan.trainer.max_epochs} epochs of {steps} steps")
             _fit(plan, place, dataset.info, data, resume=resume, callbacks=callbacks)
     finally:
         shutil.rmtree(folder.cache, ignore_errors=True)
@@ -206,7 +206,7 @@ def _contender(
         progress=progress,
     )
     return Contender(
-        name=run.recipe.model.encoder,
+        name=run.recipe.model.name,
         role=role,
         scored=scored,
         num_parameters=run.task.num_parameters,
@@ -276,7 +276,7 @@ def _fit(
     state = read_checkpoint(folder.best)["state_dict"]
     prefix = "net." if recipe.model.average_decay is None else "averaged."
     weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    save_weights(weights, folder.weights, {"encoder": recipe.model.encoder, "decoder": recipe.model.decoder})
+    save_weights(weights, folder.weights, recipe.model.about)
 
 
 def _require_possible(settings: TrainerConfig) -> None:

@@ -1,11 +1,11 @@
-"""`SegmentationTask`: trains a `SegmentationNet` on patches and validates it on whole cases."""
+"""`SegmentationTask`: trains a net on patches and validates it on whole cases."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from statefield.tasks.common.config import InferenceConfig
 from statefield.tasks.common.data import CaseItem, PatchItem
@@ -13,6 +13,7 @@ from statefield.tasks.common.losses import SegmentationLoss
 from statefield.tasks.common.module import DensePredictionTask
 from statefield.tasks.common.network import SegmentationNet
 from statefield.tasks.common.segmentation_metrics import SegmentationMetrics, SegmentationState
+from statefield.tasks.medical.nets.whole import WholeNet
 from statefield.tasks.medical.predict import segment_volume
 from statefield.tasks.medical.recipe import ModelConfig
 
@@ -57,16 +58,7 @@ class SegmentationTask(DensePredictionTask):
         )
         self.classes, self.slice_context, self.roi = classes, slice_context, roi
         self.inference = dataclasses.replace(inference, mirror=False)
-        self.net = SegmentationNet(
-            config.encoder,
-            config.decoder,
-            in_channels=num_channels * (2 * slice_context + 1),
-            num_classes=len(classes),
-            detail_channels=config.detail_channels,
-            decoder_args=config.decoder_args,
-            encoder_args=config.encoder_args,
-            shuffle_rate=config.shuffle_rate,
-        )
+        self.net = _net(config, num_channels * (2 * slice_context + 1), len(classes))
         self.loss = SegmentationLoss(config.loss, len(classes))
         self.metrics = SegmentationMetrics(classes, distances=False)
         self._state = SegmentationState()
@@ -107,3 +99,19 @@ class SegmentationTask(DensePredictionTask):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["classes"] = list(self.classes)
+
+
+def _net(config: ModelConfig, in_channels: int, num_classes: int) -> nn.Module:
+    """A whole net by its name, or a decoder on an encoder."""
+    if config.net is not None:
+        return WholeNet(config.net, in_channels=in_channels, num_classes=num_classes, net_args=config.net_args)
+    return SegmentationNet(
+        config.encoder,
+        config.decoder,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        detail_channels=config.detail_channels,
+        decoder_args=config.decoder_args,
+        encoder_args=config.encoder_args,
+        shuffle_rate=config.shuffle_rate,
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from torch import nn
 
 from statefield.datasets.adapter import DatasetAdapter
 from statefield.datasets.sample import DatasetInfo, Record, Sample
@@ -18,7 +19,6 @@ from statefield.files import write_json
 from statefield.tasks.common.config import InferenceConfig, NormalisationConfig
 from statefield.tasks.common.data import normalise
 from statefield.tasks.common.environment import describe_environment
-from statefield.tasks.common.network import SegmentationNet
 from statefield.tasks.common.report import CaseView, ComparisonRow, MetricRow, Value, write_report
 from statefield.tasks.common.run_folder import RunFolder
 from statefield.tasks.common.segmentation_metrics import SegmentationMetrics, SegmentationState
@@ -64,7 +64,7 @@ class TestResult:
 
 
 def evaluate(
-    net: SegmentationNet,
+    net: nn.Module,
     adapter: DatasetAdapter,
     records: Sequence[Record],
     *,
@@ -150,7 +150,7 @@ def finish(
         folder.config.write_text(recipe_text(recipe), encoding="utf-8")
     report = write_report(
         folder.root,
-        title=f"{recipe.model.encoder} {recipe.model.decoder} on {recipe.data.root or adapter.name}",
+        title=f"{' '.join(recipe.model.about.values())} on {recipe.data.root or adapter.name}",
         summary=_cards(main, info),
         cases=main.scored.views,
         history=history,

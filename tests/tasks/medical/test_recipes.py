@@ -41,7 +41,10 @@ def test_a_recipe_trains_its_model_and_control_and_writes_their_comparison(path,
     roles = [row.role for row in result.comparison]
     assert roles == ["model", "control"] + (["baseline"] if recipe.data.layout == "mni152" else [])
     stored = json.loads(result.folder.metrics.read_text())
-    assert [row["name"] for row in stored["comparison"][:2]] == [recipe.model.encoder, recipe.control.encoder]
+    assert [row["name"] for row in stored["comparison"][:2]] == [
+        recipe.model.name,
+        recipe.control.net or recipe.control.encoder,
+    ]
     assert result.report.stat().st_size > 10_000
 
 
