@@ -27,7 +27,11 @@ def model_cost(name: str, *, size: int = 224, **kwargs: Any) -> Cost:
     being two operations); norms, activations and additions do not. That is also how the papers count.
     """
     counter = FlopCounterMode(display=False)
-    with FakeTensorMode(), counter, torch.no_grad():
+    with torch.device(
+        "meta"
+    ):  # timm's own models cannot be built of fake tensors: they read numbers from one on the CPU
         model = create_model(name, **kwargs).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True), counter, torch.no_grad():
+        model = model.to_empty(device="cpu")
         model(torch.empty(1, kwargs.get("in_chans", 3), size, size))
     return Cost(sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2)
