@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import timm
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg
 from timm.models import register_model as register_in_timm
 from torch import nn
@@ -66,6 +67,42 @@ def register_backbone(info: BackboneInfo) -> Callable[[Callable[..., nn.Module]]
         return register_in_timm(entry)
 
     return file
+
+
+def imagenet_cfg(
+    source: str,
+    papers: str | tuple[str, ...],
+    *,
+    first_conv: str,
+    classifier: str | tuple[str, ...],
+    size: int = 224,
+    pool: int | None = None,
+    crop_pct: float = 0.875,
+    **more: Any,
+) -> dict[str, Any]:
+    """timm's description of a classifier of ImageNet-1K, without hosted weights unless `more` names them.
+
+    Args:
+        source: where the authors publish code and weights. papers: "arXiv:..." of each.
+        first_conv, classifier: names of the first convolution and of the linear layer (or layers) of the head.
+        size: side of the image. pool: side of the last map; None where the model pools something else than a map.
+        crop_pct: share of the resized image's side that evaluation crops.
+    """
+    return {
+        "url": None if "hf_hub_id" in more else "",
+        "num_classes": 1000,
+        "input_size": (3, size, size),
+        "pool_size": None if pool is None else (pool, pool),
+        "crop_pct": crop_pct,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": first_conv,
+        "classifier": classifier,
+        "origin_url": source,
+        "paper_ids": papers,
+        **more,
+    }
 
 
 def register_sizes(

@@ -24,7 +24,12 @@ from statefield.backbones._blocks import drop_path_rates
 from statefield.backbones._isotropic import Grid, Isotropic, IsotropicPyramid, PatchEmbed, resize_positions
 from statefield.backbones._mixers import DualityMixer
 from statefield.backbones._pyramid import checked_image
-from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
+from statefield.backbones._register import (
+    BackboneInfo,
+    build_backbone,
+    imagenet_cfg,
+    register_sizes,
+)
 from statefield.errors import ConfigError
 
 __all__ = ["Adventurer", "AdventurerBlock"]
@@ -203,20 +208,13 @@ _PAPER = "Scaling Laws in Patchification: An Image Is Worth 50,176 Tokens And Mo
 
 
 def _cfg(patch_size: int, body: str = "") -> Any:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.875 if patch_size == 16 else 1.0,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": f"{body}patch_embed.proj",
-        "classifier": f"{body}head",
-        "origin_url": _SOURCE,
-        "paper_ids": ("arXiv:2410.07599", "arXiv:2502.03738"),
-    }
+    return imagenet_cfg(
+        _SOURCE,
+        ("arXiv:2410.07599", "arXiv:2502.03738"),
+        first_conv=f"{body}patch_embed.proj",
+        classifier=f"{body}head",
+        crop_pct=0.875 if patch_size == 16 else 1.0,
+    )
 
 
 _WIDTHS: dict[str, dict[str, Any]] = {

@@ -26,7 +26,12 @@ from torch import Tensor, nn
 from statefield.backbones._blocks import leading
 from statefield.backbones._mixers import HiddenStateMixer
 from statefield.backbones._pyramid import checked_image
-from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
+from statefield.backbones._register import (
+    BackboneInfo,
+    build_backbone,
+    imagenet_cfg,
+    register_sizes,
+)
 from statefield.errors import ConfigError
 
 __all__ = ["EfficientViM", "EfficientViMDistilled", "on_our_operator"]
@@ -185,21 +190,15 @@ _INFO = BackboneInfo("EfficientViM", "statefield", None, "MIT", _SOURCE, _PAPER)
 
 
 def _cfg(of: str, side: int, heads: tuple[str, ...]) -> Any:
-    return {
-        "hf_hub_id": f"timm/{of}",
-        "num_classes": 1000,
-        "input_size": (3, side, side),
-        "pool_size": None,
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "patch_embed.conv.0.conv",
-        "classifier": tuple(f"{name}.{index}" for name in heads for index in range(4)),
-        "license": "mit",
-        "origin_url": _SOURCE,
-        "paper_ids": "arXiv:2411.15241",
-    }
+    return imagenet_cfg(
+        _SOURCE,
+        "arXiv:2411.15241",
+        first_conv="patch_embed.conv.0.conv",
+        classifier=tuple(f"{name}.{index}" for name in heads for index in range(4)),
+        size=side,
+        hf_hub_id=f"timm/{of}",
+        license="mit",
+    )
 
 
 _SIZES: dict[str, dict[str, Any]] = {

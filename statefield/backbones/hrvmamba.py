@@ -30,7 +30,12 @@ from statefield.backbones import vmamba
 from statefield.backbones._blocks import ConvNorm, DepthwiseConv, MapConvNorm, drop_path_rates
 from statefield.backbones._mixers.deformable import DeformableConv, DeformableScanMixer
 from statefield.backbones._pyramid import Pyramid, Stage, checked_image, stage_widths
-from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
+from statefield.backbones._register import (
+    BackboneInfo,
+    build_backbone,
+    imagenet_cfg,
+    register_sizes,
+)
 from statefield.errors import ConfigError
 
 __all__ = ["HRVMamba", "HRVMambaBlock"]
@@ -474,20 +479,9 @@ _PAPER = "HRVMamba: High-Resolution Visual State Space Model for Dense Predictio
 
 
 def _cfg(size: int = 256) -> Any:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, size, size),
-        "pool_size": (size // 32, size // 32),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "stem.conv1.conv",
-        "classifier": "head.fc",
-        "origin_url": _SOURCE,
-        "paper_ids": "arXiv:2410.03174",
-    }
+    return imagenet_cfg(
+        _SOURCE, "arXiv:2410.03174", first_conv="stem.conv1.conv", classifier="head.fc", size=size, pool=size // 32
+    )
 
 
 _SIZES: dict[str, tuple[float, dict[str, Any]]] = {  # top-1 as published, all but the base model's at 256 x 256

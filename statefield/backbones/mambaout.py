@@ -21,7 +21,12 @@ from torch import nn
 
 from statefield.backbones._blocks import drop_path_rates
 from statefield.backbones._pyramid import Pyramid, Stage, plan_stages, stage_widths
-from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
+from statefield.backbones._register import (
+    BackboneInfo,
+    build_backbone,
+    imagenet_cfg,
+    register_sizes,
+)
 
 __all__ = ["MambaOut"]
 
@@ -109,21 +114,16 @@ _INFO = BackboneInfo("MambaOut", "statefield", None, "Apache-2.0", _SOURCE, _PAP
 
 
 def _cfg(of: str) -> Any:
-    return {
-        "hf_hub_id": f"timm/{of}.in1k",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 1.0,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "stem.conv1",
-        "classifier": "head.fc",
-        "license": "apache-2.0",
-        "origin_url": _SOURCE,
-        "paper_ids": "arXiv:2405.07992",
-    }
+    return imagenet_cfg(
+        _SOURCE,
+        "arXiv:2405.07992",
+        first_conv="stem.conv1",
+        classifier="head.fc",
+        pool=7,
+        crop_pct=1.0,
+        hf_hub_id=f"timm/{of}.in1k",
+        license="apache-2.0",
+    )
 
 
 _SIZES: dict[str, dict[str, Any]] = {

@@ -34,7 +34,12 @@ from statefield.backbones._blocks import (
 )
 from statefield.backbones._mixers.wavelet import MultiReceptiveFieldMixer
 from statefield.backbones._pyramid import Pyramid, Stage, checked_image, plan_stages
-from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
+from statefield.backbones._register import (
+    BackboneInfo,
+    build_backbone,
+    imagenet_cfg,
+    register_sizes,
+)
 from statefield.errors import ConfigError
 
 __all__ = ["MobileMamba", "MobileMambaBlock", "MobileMambaMerging"]
@@ -433,20 +438,9 @@ _PAPER = "MobileMamba: Lightweight Multi-Receptive Visual Mamba Network, CVPR 20
 
 
 def _cfg(side: int) -> Any:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, side, side),
-        "pool_size": (-(-side // 64), -(-side // 64)),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "stem.conv1.conv",
-        "classifier": "head.fc",
-        "origin_url": _SOURCE,
-        "paper_ids": "arXiv:2411.15941",
-    }
+    return imagenet_cfg(
+        _SOURCE, "arXiv:2411.15941", first_conv="stem.conv1.conv", classifier="head.fc", size=side, pool=-(-side // 64)
+    )
 
 
 _B: dict[str, Any] = {"dims": (200, 376, 448), "depths": (2, 3, 2), "drop_path_rate": 0.03}

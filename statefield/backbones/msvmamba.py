@@ -19,7 +19,12 @@ from torch.nn import functional
 from statefield.backbones._blocks import DepthwiseConv, PatchMerging, PatchStem, drop_path_rates
 from statefield.backbones._mixers.multi_scale import MultiScaleMixer
 from statefield.backbones._pyramid import Pyramid, Stage, plan_stages, stage_widths
-from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
+from statefield.backbones._register import (
+    BackboneInfo,
+    build_backbone,
+    imagenet_cfg,
+    register_sizes,
+)
 
 __all__ = ["MSVMamba", "MSVMambaBlock"]
 
@@ -186,20 +191,7 @@ _PAPER = "Multi-Scale VMamba: Hierarchy in Hierarchy Visual State Space Model, N
 
 
 def _cfg() -> Any:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "stem.conv1",
-        "classifier": "head.fc",
-        "origin_url": _SOURCE,
-        "paper_ids": "arXiv:2405.14174",
-    }
+    return imagenet_cfg(_SOURCE, "arXiv:2405.14174", first_conv="stem.conv1", classifier="head.fc", pool=7)
 
 
 _SIZES: dict[str, tuple[float, dict[str, Any]]] = {  # published top-1, and what differs from the defaults

@@ -22,7 +22,12 @@ from statefield.backbones import _isotropic
 from statefield.backbones._blocks import drop_path_rates
 from statefield.backbones._isotropic import Grid, Isotropic, IsotropicPyramid
 from statefield.backbones._mixers import DirectionAwareMixer
-from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
+from statefield.backbones._register import (
+    BackboneInfo,
+    build_backbone,
+    imagenet_cfg,
+    register_sizes,
+)
 from statefield.errors import ConfigError
 
 __all__ = ["PlainMamba", "PlainMambaBlock"]
@@ -239,20 +244,7 @@ _PAPER = "PlainMamba: Improving Non-Hierarchical Mamba in Visual Recognition, BM
 
 
 def _cfg(body: str = "") -> Any:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": f"{body}patch_embed.stem.0",
-        "classifier": f"{body}head",
-        "origin_url": _SOURCE,
-        "paper_ids": "arXiv:2403.17695",
-    }
+    return imagenet_cfg(_SOURCE, "arXiv:2403.17695", first_conv=f"{body}patch_embed.stem.0", classifier=f"{body}head")
 
 
 _SIZES: dict[str, tuple[float, dict[str, Any]]] = {  # published top-1, and what differs from the defaults

@@ -21,7 +21,12 @@ from torch.nn import functional
 
 from statefield.backbones import vmamba
 from statefield.backbones._pyramid import Stage, checked_image, plan_stages, stage_widths
-from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
+from statefield.backbones._register import (
+    BackboneInfo,
+    build_backbone,
+    imagenet_cfg,
+    register_sizes,
+)
 from statefield.backbones.vmamba import VMamba
 
 __all__ = ["ResVMamba"]
@@ -152,20 +157,9 @@ _PAPER = (
 
 default_cfgs = generate_default_cfgs(
     {
-        "res_vmamba_small": {
-            "url": "",
-            "num_classes": 1000,
-            "input_size": (3, 224, 224),
-            "pool_size": (7, 7),
-            "crop_pct": 0.875,
-            "interpolation": "bicubic",
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
-            "first_conv": "stem.conv1",
-            "classifier": "head.fc",
-            "origin_url": _SOURCE,
-            "paper_ids": "arXiv:2402.15761",
-        }
+        "res_vmamba_small": imagenet_cfg(
+            _SOURCE, "arXiv:2402.15761", first_conv="stem.conv1", classifier="head.fc", pool=7
+        )
     }
 )
 

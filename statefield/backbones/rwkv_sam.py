@@ -24,7 +24,12 @@ from torch.nn import functional
 from statefield.backbones._blocks import drop_path_rates
 from statefield.backbones._isotropic import Grid, resize_positions
 from statefield.backbones._pyramid import Pyramid, Stage, plan_stages
-from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
+from statefield.backbones._register import (
+    BackboneInfo,
+    build_backbone,
+    imagenet_cfg,
+    register_sizes,
+)
 from statefield.backbones.vision_rwkv import RWKVBlock
 from statefield.errors import ConfigError
 
@@ -301,20 +306,7 @@ _PAPER = "Mamba or RWKV: Exploring High-Quality and High-Efficiency Segment Anyt
 
 
 def _cfg() -> Any:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "stem.conv1",
-        "classifier": "head.fc",
-        "origin_url": _SOURCE,
-        "paper_ids": "arXiv:2406.19369",
-    }
+    return imagenet_cfg(_SOURCE, "arXiv:2406.19369", first_conv="stem.conv1", classifier="head.fc", pool=7)
 
 
 _SIZES: dict[str, dict[str, Any]] = {

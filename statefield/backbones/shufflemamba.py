@@ -31,7 +31,12 @@ from statefield.backbones._isotropic import (
 )
 from statefield.backbones._mixers import BidirectionalMixer
 from statefield.backbones._pyramid import checked_image
-from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
+from statefield.backbones._register import (
+    BackboneInfo,
+    build_backbone,
+    imagenet_cfg,
+    register_sizes,
+)
 from statefield.backbones.vim import VimBlock
 from statefield.errors import ConfigError
 
@@ -51,7 +56,7 @@ class RegisterNeck(nn.Module):
         self.norm = _NORMS[norm](registers * (dim // reduce), eps=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
-        # under autocast the projection is of half precision, and what it feeds is few numbers: normalise them as float32
+        # under autocast the projection is of half precision, and what it feeds is few numbers: normalised as float32
         return self.norm(self.proj(x).flatten(1).to(x.dtype))
 
 
@@ -244,20 +249,9 @@ _PAPER = "Stochastic Layer-Wise Shuffle for Improving Vision Mamba Training, ICM
 
 
 def _cfg(body: str = "") -> Any:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": f"{body}patch_embed.proj",
-        "classifier": f"{body}head.fc",
-        "origin_url": _SOURCE,
-        "paper_ids": "arXiv:2408.17081",
-    }
+    return imagenet_cfg(
+        _SOURCE, "arXiv:2408.17081", first_conv=f"{body}patch_embed.proj", classifier=f"{body}head.fc", crop_pct=0.9
+    )
 
 
 _SIZES: dict[str, dict[str, Any]] = {  # what differs from the defaults; the authors' README has no accuracies

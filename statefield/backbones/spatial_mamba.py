@@ -19,7 +19,12 @@ from torch import nn
 from statefield.backbones._blocks import InvertedMerging, PositionalBlock, ResidualStem, drop_path_rates
 from statefield.backbones._mixers import StructureAwareMixer
 from statefield.backbones._pyramid import Pyramid, Stage, plan_stages, stage_widths
-from statefield.backbones._register import BackboneInfo, build_backbone, register_backbone
+from statefield.backbones._register import (
+    BackboneInfo,
+    build_backbone,
+    imagenet_cfg,
+    register_backbone,
+)
 
 __all__ = ["SpatialMamba", "SpatialMambaBlock"]
 
@@ -187,20 +192,7 @@ def _info(published_top1: float | None, origin: str = "paper") -> BackboneInfo:
 
 
 def _cfg() -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "stem.conv1.conv",
-        "classifier": "head.fc",
-        "origin_url": _SOURCE,
-        "paper_ids": "arXiv:2410.15091",
-    }
+    return imagenet_cfg(_SOURCE, "arXiv:2410.15091", first_conv="stem.conv1.conv", classifier="head.fc", pool=7)
 
 
 default_cfgs = generate_default_cfgs(

@@ -22,7 +22,12 @@ from statefield.backbones import _isotropic
 from statefield.backbones._isotropic import Grid, Isotropic, IsotropicPyramid, PatchEmbed, ReadOutHead
 from statefield.backbones._mixers import MatrixMemoryMixer
 from statefield.backbones._mixers.matrix_memory import GainNorm
-from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
+from statefield.backbones._register import (
+    BackboneInfo,
+    build_backbone,
+    imagenet_cfg,
+    register_sizes,
+)
 from statefield.errors import ConfigError
 
 __all__ = ["ViL", "ViLBlock"]
@@ -243,20 +248,7 @@ _PAPER = "Vision-LSTM: xLSTM as Generic Vision Backbone, ICLR 2025"
 
 
 def _cfg(body: str = "") -> Any:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": f"{body}patch_embed.proj",
-        "classifier": f"{body}head.fc",
-        "origin_url": _SOURCE,
-        "paper_ids": "arXiv:2406.04303",
-    }
+    return imagenet_cfg(_SOURCE, "arXiv:2406.04303", first_conv=f"{body}patch_embed.proj", classifier=f"{body}head.fc")
 
 
 _FIRST: dict[str, Any] = {"version": 1}

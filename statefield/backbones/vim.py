@@ -24,7 +24,12 @@ from statefield.backbones._blocks import check_spatial_dims, drop_path_rates
 from statefield.backbones._isotropic import Grid, Isotropic, IsotropicPyramid, PatchEmbed, resize_positions
 from statefield.backbones._mixers import BidirectionalMixer
 from statefield.backbones._pyramid import checked_image
-from statefield.backbones._register import BackboneInfo, build_backbone, register_backbone
+from statefield.backbones._register import (
+    BackboneInfo,
+    build_backbone,
+    imagenet_cfg,
+    register_backbone,
+)
 
 __all__ = ["Vim", "VimBlock"]
 
@@ -211,20 +216,9 @@ def _info(published_top1: float | None, origin: str = "paper") -> BackboneInfo:
 
 
 def _cfg(body: str = "") -> Any:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": f"{body}patch_embed.proj",
-        "classifier": f"{body}head",
-        "origin_url": _SOURCE,
-        "paper_ids": "arXiv:2401.09417",
-    }
+    return imagenet_cfg(
+        _SOURCE, "arXiv:2401.09417", first_conv=f"{body}patch_embed.proj", classifier=f"{body}head", crop_pct=0.9
+    )
 
 
 _SIZES = ("tiny", "tiny_plus", "small", "small_plus", "base")

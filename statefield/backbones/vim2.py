@@ -36,7 +36,12 @@ from torch.utils.checkpoint import checkpoint
 from statefield.backbones._blocks import PatchMerging, PatchStem, drop_path_rates, merge_phases, split_phases
 from statefield.backbones._mixers import ChannelScanMixer, CrossScanMixer
 from statefield.backbones._pyramid import Pyramid, Stage, plan_stages, stage_widths
-from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
+from statefield.backbones._register import (
+    BackboneInfo,
+    build_backbone,
+    imagenet_cfg,
+    register_sizes,
+)
 
 __all__ = ["MambaMixerBlock", "ViM2"]
 
@@ -197,20 +202,7 @@ _PAPER = "MambaMixer: Efficient Selective State Space Models with Dual Token and
 
 
 def _cfg() -> Any:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "stem.conv1",
-        "classifier": "head.fc",
-        "origin_url": _SOURCE,
-        "paper_ids": "arXiv:2403.19888",
-    }
+    return imagenet_cfg(_SOURCE, "arXiv:2403.19888", first_conv="stem.conv1", classifier="head.fc", pool=7)
 
 
 _SIZES: dict[str, dict[str, Any]] = {  # ours, of the published numbers of parameters; stochastic depth as in VMamba

@@ -22,7 +22,12 @@ from statefield.backbones import _isotropic
 from statefield.backbones._blocks import drop_path_rates
 from statefield.backbones._isotropic import Grid, Isotropic, IsotropicPyramid, PatchEmbed, ReadOutHead
 from statefield.backbones._mixers import ChannelMix, SpatialMix
-from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
+from statefield.backbones._register import (
+    BackboneInfo,
+    build_backbone,
+    imagenet_cfg,
+    register_sizes,
+)
 
 __all__ = ["RWKVBlock", "VisionRWKV", "VisionRWKVBlock"]
 
@@ -216,20 +221,14 @@ _PAPER = "Vision-RWKV: Efficient and Scalable Visual Perception with RWKV-Like A
 
 
 def _cfg(body: str = "", size: int = 224) -> Any:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, size, size),
-        "pool_size": None,
-        "crop_pct": 0.875 if size == 224 else 1.0,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": f"{body}patch_embed.proj",
-        "classifier": f"{body}head.fc",
-        "origin_url": _SOURCE,
-        "paper_ids": "arXiv:2403.02308",
-    }
+    return imagenet_cfg(
+        _SOURCE,
+        "arXiv:2403.02308",
+        first_conv=f"{body}patch_embed.proj",
+        classifier=f"{body}head.fc",
+        size=size,
+        crop_pct=0.875 if size == 224 else 1.0,
+    )
 
 
 # Published top-1 at 224 x 224, and what differs from the defaults. The largest is published at 384 x 384 (86.0).

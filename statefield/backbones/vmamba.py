@@ -30,7 +30,12 @@ from statefield.backbones._blocks import (
 )
 from statefield.backbones._mixers import CrossDualityMixer, CrossScanMixer
 from statefield.backbones._pyramid import Pyramid, Stage, plan_stages, stage_widths
-from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
+from statefield.backbones._register import (
+    BackboneInfo,
+    build_backbone,
+    imagenet_cfg,
+    register_sizes,
+)
 from statefield.errors import ConfigError
 
 __all__ = ["VMamba", "VMambaBlock"]
@@ -243,20 +248,7 @@ _PAPER = "VMamba: Visual State Space Model, NeurIPS 2024"
 
 
 def _cfg() -> Any:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "stem.conv1",
-        "classifier": "head.fc",
-        "origin_url": _SOURCE,
-        "paper_ids": "arXiv:2401.10166",
-    }
+    return imagenet_cfg(_SOURCE, "arXiv:2401.10166", first_conv="stem.conv1", classifier="head.fc", pool=7)
 
 
 _VANILLA = {"d_state": 16, "expand": 2.0, "gated": True, "conv_bias": True, "mlp_ratio": 0.0, "conv_stem": False}

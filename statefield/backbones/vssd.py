@@ -19,7 +19,12 @@ from torch import nn
 from statefield.backbones._blocks import InvertedMerging, PositionalBlock, ResidualStem, drop_path_rates
 from statefield.backbones._mixers import MapAttention, NonCausalDualityMixer
 from statefield.backbones._pyramid import Pyramid, Stage, plan_stages, stage_widths
-from statefield.backbones._register import BackboneInfo, build_backbone, register_sizes
+from statefield.backbones._register import (
+    BackboneInfo,
+    build_backbone,
+    imagenet_cfg,
+    register_sizes,
+)
 from statefield.errors import ConfigError
 
 __all__ = ["VSSD"]
@@ -166,20 +171,7 @@ _PAPER = "VSSD: Vision Mamba with Non-Causal State Space Duality, arXiv 2407.185
 
 
 def _cfg() -> Any:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "stem.conv1.conv",
-        "classifier": "head.fc",
-        "origin_url": _SOURCE,
-        "paper_ids": "arXiv:2407.18559",
-    }
+    return imagenet_cfg(_SOURCE, "arXiv:2407.18559", first_conv="stem.conv1.conv", classifier="head.fc", pool=7)
 
 
 _SIZES: dict[str, tuple[float, dict[str, Any]]] = {  # published top-1, and what differs from the defaults
