@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from statefield.backbones._blocks import DepthwiseConv, leading
-from statefield.backbones._mixers.initial import decay_rates, log_of_counting_, step_bias_, step_weight_
-from statefield.kernels import routed_scan
+from statefield.backbones._mixers.recurrences import Recurrences
 
 # Even rows and columns; odd rows, even columns; even rows, odd columns; odd rows and columns.
 SUBGRID_ROUTES = ("raster", "column", "raster", "column")
 
 
-class AtrousScanMixer(nn.Module):
+class AtrousScanMixer(Recurrences):
     """Selective scans of the four sub-grids of every second row and column (ES2D), gated.
 
     Args:
@@ -31,46 +29,17 @@ class AtrousScanMixer(nn.Module):
     """
 
     def __init__(self, channels: int, *, d_state: int = 16, expand: float = 2.0, dt_rank: int | None = None) -> None:
-        super().__init__()
-        inner, K = int(expand * channels), len(SUBGRID_ROUTES)
-        self.d_state = d_state
-        self.dt_rank = math.ceil(channels / 16) if dt_rank is None else dt_rank
+        inner, rank = int(expand * channels), math.ceil(channels / 16) if dt_rank is None else dt_rank
+        super().__init__(inner, len(SUBGRID_ROUTES), d_state=d_state, dt_rank=rank)
         self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
         self.conv = DepthwiseConv(inner)
-        self.x_proj = nn.Parameter(torch.empty(K, self.dt_rank + 2 * d_state, inner))
-        self.dt_proj = nn.Parameter(torch.empty(K, inner, self.dt_rank))
-        self.dt_bias = nn.Parameter(torch.empty(K, inner))
-        self.A_log = nn.Parameter(torch.empty(K * inner, d_state))
-        self.D = nn.Parameter(torch.ones(K * inner))
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = nn.Linear(inner, channels, bias=False)
         self.reset_ssm_parameters()
 
-    def reset_ssm_parameters(self) -> None:
-        """Initial values of what drives the recurrences, as Mamba has them."""
-        for projection in self.x_proj:
-            nn.init.kaiming_uniform_(projection, a=math.sqrt(5))
-        step_weight_(self.dt_proj)
-        step_bias_(self.dt_bias)
-        log_of_counting_(self.A_log)
-        nn.init.ones_(self.D)
-
     def scan(self, u: Tensor) -> Tensor:
         """Sub-grids u [B, h, w, K, E], each scanned by its own parameters along its own route."""
-        K, sizes = len(SUBGRID_ROUTES), (self.dt_rank, self.d_state, self.d_state)
-        step, B, C = torch.einsum("bhwke,kre->bhwkr", u, self.x_proj).split(sizes, dim=-1)
-        return routed_scan(
-            u,
-            torch.einsum("bhwkr,ker->bhwke", step, self.dt_proj),
-            decay_rates(self.A_log).unflatten(0, (K, -1)),
-            B,
-            C,
-            self.D.unflatten(0, (K, -1)),
-            routes=SUBGRID_ROUTES,
-            delta_bias=self.dt_bias,
-            delta_softplus=True,
-            merge=False,
-        )
+        return self.scan_along(SUBGRID_ROUTES, u, merge=False, apart=True)
 
     def forward(self, x: Tensor) -> Tensor:
         _, height, width, _ = x.shape

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from statefield.backbones._blocks import DepthwiseConv, VolumeDepthwiseConv, check_spatial_dims
-from statefield.backbones._mixers.initial import decay_rates, log_of_counting_, step_bias_, step_weight_
-from statefield.kernels import routed_scan, ssd
+from statefield.backbones._mixers.initial import decay_rates
+from statefield.backbones._mixers.recurrences import Recurrences
+from statefield.kernels import ssd
 from statefield.kernels.routed_scan.orders import order_of
 from statefield.kernels.routes import inverse_order
 
@@ -40,7 +41,7 @@ def depthwise(spatial_dims: int, channels: int, kernel_size: int, *, bias: bool)
     return convolution(channels, kernel_size, bias=bias)
 
 
-class CrossScanMixer(nn.Module):
+class CrossScanMixer(Recurrences):
     """Selective scans along the routes of a map, added up (SS2D).
 
         u = silu(conv(x))      y = norm(sum_k scan(u along route k))      times silu(z) where gated
@@ -75,47 +76,19 @@ class CrossScanMixer(nn.Module):
         projection: Callable[[int, int], nn.Module] = _LINEAR,
         conv: nn.Module | None = None,
     ) -> None:
-        super().__init__()
         routes = cross_routes(spatial_dims) if routes is None else routes
-        inner, K = int(expand * channels), len(routes)
-        self.routes, self.gated, self.d_state = routes, gated, d_state
-        self.dt_rank = math.ceil(channels / 16) if dt_rank is None else dt_rank
+        inner, rank = int(expand * channels), math.ceil(channels / 16) if dt_rank is None else dt_rank
+        super().__init__(inner, len(routes), d_state=d_state, dt_rank=rank)
+        self.routes, self.gated = routes, gated
         self.in_proj = projection(channels, 2 * inner if gated else inner)
         self.conv = depthwise(spatial_dims, inner, d_conv, bias=conv_bias) if conv is None else conv
-        self.x_proj = nn.Parameter(torch.empty(K, self.dt_rank + 2 * d_state, inner))
-        self.dt_proj = nn.Parameter(torch.empty(K, inner, self.dt_rank))
-        self.dt_bias = nn.Parameter(torch.empty(K, inner))
-        self.A_log = nn.Parameter(torch.empty(K * inner, d_state))
-        self.D = nn.Parameter(torch.ones(K * inner))
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = projection(inner, channels)
         self.reset_ssm_parameters()
 
-    def reset_ssm_parameters(self) -> None:
-        """Initial values of what drives the recurrences (the authors' "v0", which is Mamba's)."""
-        for projection in self.x_proj:
-            nn.init.kaiming_uniform_(projection, a=math.sqrt(5))
-        step_weight_(self.dt_proj)
-        step_bias_(self.dt_bias)
-        log_of_counting_(self.A_log)
-        nn.init.ones_(self.D)
-
     def scan(self, u: Tensor, *, merge: bool = True) -> Tensor:
         """The sum of the scans of u [B, *S, E] along all routes, [B, *S, E]; each by itself without `merge`."""
-        K, sizes = len(self.routes), (self.dt_rank, self.d_state, self.d_state)
-        step, B, C = functional.linear(u, self.x_proj.flatten(0, 1)).unflatten(-1, (K, -1)).split(sizes, dim=-1)
-        return routed_scan(
-            u,
-            torch.einsum("...kr,ker->...ke", step, self.dt_proj),
-            decay_rates(self.A_log).unflatten(0, (K, -1)),
-            B,
-            C,
-            self.D.unflatten(0, (K, -1)),
-            routes=self.routes,
-            delta_bias=self.dt_bias,
-            delta_softplus=True,
-            merge=merge,
-        )
+        return self.scan_along(self.routes, u, merge=merge)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.in_proj(x)

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from statefield.backbones._blocks import DepthwiseConv
-from statefield.backbones._mixers.initial import decay_rates, log_of_counting_, step_bias_, step_weight_
+from statefield.backbones._mixers.recurrences import Recurrences
 from statefield.errors import ConfigError
-from statefield.kernels import routed_scan
 
 HEAD_ROUTES = (  # in the order in which the authors' heads lie: C, X, S, Z
     ("snake", "column_snake"),
@@ -24,7 +23,7 @@ HEAD_ROUTES = (  # in the order in which the authors' heads lie: C, X, S, Z
 )
 
 
-class ScanHead(nn.Module):
+class ScanHead(Recurrences):
     """Two routes and their reverses over a map, and what they agree on taken away (the paper's gated fusion).
 
         out = sum_k y_k * relu(std_k / (mean_k - min_k + 1e-5) - threshold)      over the four routes k, value by value
@@ -36,37 +35,14 @@ class ScanHead(nn.Module):
     """
 
     def __init__(self, channels: int, routes: tuple[str, str], *, d_state: int = 16, threshold: float = 0.5) -> None:
-        super().__init__()
+        super().__init__(channels, 2 * len(routes), d_state=d_state, dt_rank=math.ceil(channels / 16))
         self.routes = tuple(name for route in routes for name in (route, f"{route}~"))
-        self.threshold, self.d_state = threshold, d_state
-        K, self.dt_rank = len(self.routes), math.ceil(channels / 16)
-        self.x_proj = nn.Parameter(torch.empty(K, self.dt_rank + 2 * d_state, channels))
-        self.dt_proj = nn.Parameter(torch.empty(K, channels, self.dt_rank))
-        self.dt_bias = nn.Parameter(torch.empty(K, channels))
-        self.A_log = nn.Parameter(torch.empty(K * channels, d_state))
-        self.D = nn.Parameter(torch.ones(K * channels))
-        for projection in self.x_proj:
-            nn.init.kaiming_uniform_(projection, a=math.sqrt(5))
-        step_weight_(self.dt_proj)
-        step_bias_(self.dt_bias)
-        log_of_counting_(self.A_log)
+        self.threshold = threshold
+        self.reset_ssm_parameters()
 
     def scan(self, u: Tensor) -> Tensor:
         """Each route by itself, [B, H, W, s] -> [B, H, W, 4, s]: the first, its reverse, the second, its reverse."""
-        K, sizes = len(self.routes), (self.dt_rank, self.d_state, self.d_state)
-        step, B, C = functional.linear(u, self.x_proj.flatten(0, 1)).unflatten(-1, (K, -1)).split(sizes, dim=-1)
-        return routed_scan(
-            u,
-            torch.einsum("bhwkr,ker->bhwke", step, self.dt_proj),
-            decay_rates(self.A_log).unflatten(0, (K, -1)),
-            B,
-            C,
-            self.D.unflatten(0, (K, -1)),
-            routes=self.routes,
-            delta_bias=self.dt_bias,
-            delta_softplus=True,
-            merge=False,
-        )
+        return self.scan_along(self.routes, u, merge=False)
 
     def fuse(self, y: Tensor) -> Tensor:
         """[B, H, W, 4, s] -> [B, H, W, s]."""

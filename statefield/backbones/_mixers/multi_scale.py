@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from statefield.backbones._blocks import DepthwiseConv
-from statefield.backbones._mixers.initial import decay_rates, log_of_counting_, step_bias_, step_weight_
+from statefield.backbones._mixers.initial import decay_rates
+from statefield.backbones._mixers.recurrences import Recurrences
 from statefield.kernels import selective_scan
 from statefield.kernels.routed_scan.orders import order_of
 from statefield.kernels.routes import inverse_order
@@ -33,7 +34,7 @@ class SqueezeExcite(nn.Module):
         return x * torch.sigmoid(self.expand(functional.relu(self.reduce(x.mean((1, 2), keepdim=True)))))
 
 
-class MultiScaleMixer(nn.Module):
+class MultiScaleMixer(Recurrences):
     """One raster scan of the map and one scan through the half-sized map three times over, both gated together.
 
     The half-sized map (a 7 x 7 depthwise convolution of stride 2) is visited in reverse, column by column, and column
@@ -48,32 +49,15 @@ class MultiScaleMixer(nn.Module):
     """
 
     def __init__(self, channels: int, *, d_state: int = 1, expand: float = 2.0, dt_rank: int | None = None) -> None:
-        super().__init__()
-        inner = int(expand * channels)
-        self.d_state = d_state
-        self.dt_rank = math.ceil(channels / 16) if dt_rank is None else dt_rank
+        inner, rank = int(expand * channels), math.ceil(channels / 16) if dt_rank is None else dt_rank
+        super().__init__(inner, 2, d_state=d_state, dt_rank=rank)  # of the half-sized map, and of the whole one
         self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
         self.conv = DepthwiseConv(inner)
         self.half_conv = nn.Conv2d(inner, inner, 7, stride=2, padding=3, groups=inner)
-        # Entry 0 of each belongs to the half-sized map, entry 1 to the whole one.
-        self.x_proj = nn.Parameter(torch.empty(2, self.dt_rank + 2 * d_state, inner))
-        self.dt_proj = nn.Parameter(torch.empty(2, inner, self.dt_rank))
-        self.dt_bias = nn.Parameter(torch.empty(2, inner))
-        self.A_log = nn.Parameter(torch.empty(2 * inner, d_state))
-        self.D = nn.Parameter(torch.ones(2 * inner))
         self.out_norm = nn.LayerNorm(inner)
         self.se = SqueezeExcite(inner, inner // 8)
         self.out_proj = nn.Linear(inner, channels, bias=False)
         self.reset_ssm_parameters()
-
-    def reset_ssm_parameters(self) -> None:
-        """Initial values of what drives the recurrences, as Mamba has them."""
-        for projection in self.x_proj:
-            nn.init.kaiming_uniform_(projection, a=math.sqrt(5))
-        step_weight_(self.dt_proj)
-        step_bias_(self.dt_bias)
-        log_of_counting_(self.A_log)
-        nn.init.ones_(self.D)
 
     def scan(self, u: Tensor, which: int, visits: Tensor | None = None) -> Tensor:
         """Tokens u [B, L, E] scanned by one set of parameters, in the order of `visits` int64 [T] where given."""
