@@ -1,5 +1,6 @@
 # make demo   a first segmentation on real images, from nothing, on CPU
 # make test   everything the project promises, tested
+# make test-slow   the tests that train for minutes
 # make check  style, types, and the floors of the house
 #
 # Each makes .venv and installs what it needs by itself. VENV=PATH uses another environment.
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.statefield-installed
 
-.PHONY: demo test check bench install clean
+.PHONY: demo test test-slow check bench install clean
 
 install: $(STAMP)
 
@@ -21,7 +22,10 @@ demo: install
 	$(BIN)/statefield medical train --config recipes/medical/demo.yaml --overwrite true
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup  # two workers of one thread: no core is fought for
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"  # two workers of one thread: no core is fought for
+
+test-slow: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 check: install
 	$(BIN)/ruff check .
