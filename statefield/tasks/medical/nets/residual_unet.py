@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, cat, nn
 from torch.nn import functional
@@ -218,6 +218,74 @@ class ResidualUNet(nn.Module):
         return logits
 
 
+class SequenceUNet(ResidualUNet):
+    """A residual U-Net with layers that see the whole map, behind its last stage or along its encoder.
+
+    Args:
+        place: "bottom", one layer behind the last stage (what the authors call Bot); "encoder", layers behind stages
+            that `along_encoder` of the net tells (Enc). "encoder" needs `image_size`: where a map has no more voxels
+            than channels, channels are the tokens, and the layer fits this size only.
+        others: as for `ResidualUNet`.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        place: Literal["bottom", "encoder"] = "bottom",
+        features: Sequence[int] | None = None,
+        strides: Sequence[Size] | None = None,
+        kernel_sizes: Sequence[Size] | None = None,
+        depths: Sequence[int] | None = None,
+        decoder_depths: Sequence[int] | None = None,
+        deep_supervision: bool = False,
+        image_size: Sequence[int] | None = None,
+    ) -> None:
+        name = type(self).__name__
+        if place not in ("bottom", "encoder"):
+            raise ConfigError(f"{name}: place {place!r} is not one of 'bottom', 'encoder'.")
+        if place == "encoder" and image_size is None:
+            raise ConfigError(
+                f"{name}: place 'encoder' needs image_size, the sides of the images or windows that it will see: "
+                "layers over small maps fit one size only."
+            )
+        super().__init__(
+            spatial_dims,
+            in_channels,
+            out_channels,
+            features=features,
+            strides=strides,
+            kernel_sizes=kernel_sizes,
+            depths=depths,
+            decoder_depths=decoder_depths,
+            deep_supervision=deep_supervision,
+            image_size=image_size if place == "encoder" else None,
+        )
+
+    def sequence_module(self, features: int) -> nn.Module:
+        """What runs over the tokens, [B, L, features] -> the same."""
+        raise NotImplementedError
+
+    def along_encoder(self, stage: int, stages: int, channels: int, kernel_size: Size) -> nn.Module | None:
+        """What stands behind a stage that has no sequence layer; None where it has one."""
+        raise NotImplementedError
+
+    def layer(
+        self, stage: int, stages: int, channels: int, kernel_size: Size, sides: tuple[int, ...] | None
+    ) -> nn.Module:
+        if sides is None:
+            last = stage == stages - 1
+            return TokenLayer(self.sequence_module(channels), by_channel=False) if last else nn.Identity()
+        other = self.along_encoder(stage, stages, channels, kernel_size)
+        if other is not None:
+            return other
+        voxels = math.prod(sides)
+        by_channel = voxels <= channels
+        return TokenLayer(self.sequence_module(voxels if by_channel else channels), by_channel=by_channel)
+
+
 def usual_depths(depths: Sequence[int]) -> tuple[int, ...]:
     """Blocks of encoder stages as the authors' nets have them, whatever the plan says: one in the lower half."""
     return tuple(1 if s >= math.ceil(len(depths) / 2) else depth for s, depth in enumerate(depths))
@@ -267,14 +335,3 @@ def rename_official_key(key: str) -> str:
     for pattern, replacement in _RENAMES:
         key = pattern.sub(replacement, key)
     return key
-
-
-def check_place(net: str, place: str, image_size: Sequence[int] | None) -> None:
-    """`ConfigError` unless the place is "bottom", or "encoder" with a size of images to build for."""
-    if place not in ("bottom", "encoder"):
-        raise ConfigError(f"{net}: place {place!r} is not one of 'bottom', 'encoder'.")
-    if place == "encoder" and image_size is None:
-        raise ConfigError(
-            f"{net}: place 'encoder' needs image_size, the sides of the images or windows that it will see: layers "
-            "over small maps fit one size only."
-        )

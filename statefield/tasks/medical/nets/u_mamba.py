@@ -6,17 +6,15 @@ without AMP, which gives them NaN; here the recurrence runs in float32 whatever 
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from statefield.backbones import lightm
 from statefield.backbones._mixers import OrientedMixer
 from statefield.tasks.medical.nets import residual_unet
-from statefield.tasks.medical.nets.residual_unet import REPEATED_ENTRIES, ResidualUNet, Size, TokenLayer
+from statefield.tasks.medical.nets.residual_unet import REPEATED_ENTRIES, ResidualUNet, SequenceUNet, Size
 
 __all__ = ["REPEATED_ENTRIES", "SequenceMamba", "UMamba"]
 
@@ -33,56 +31,18 @@ class SequenceMamba(nn.Module):
         return self.mixer(self.norm(x))
 
 
-class UMamba(ResidualUNet):
+class UMamba(SequenceUNet):
     """U-Mamba: [B, in_channels, *S] -> raw logits [B, out_channels, *S].
 
-    Args:
-        place: "bottom", one layer behind the last stage (the authors' Bot); "encoder", their Enc: layers behind every
-            stage in 3-D, behind every second one in 2-D, the last included. "encoder" needs `image_size`: where a map
-            has no more voxels than channels, channels are the tokens, and the layer fits this size only.
-        others: as for `ResidualUNet`.
+    Args: as for `SequenceUNet`. With `place="encoder"` a layer stands behind every stage in 3-D, behind every second
+    one in 2-D, the last included.
     """
 
-    def __init__(
-        self,
-        spatial_dims: int,
-        in_channels: int,
-        out_channels: int,
-        *,
-        place: Literal["bottom", "encoder"] = "bottom",
-        features: Sequence[int] | None = None,
-        strides: Sequence[Size] | None = None,
-        kernel_sizes: Sequence[Size] | None = None,
-        depths: Sequence[int] | None = None,
-        decoder_depths: Sequence[int] | None = None,
-        deep_supervision: bool = False,
-        image_size: Sequence[int] | None = None,
-    ) -> None:
-        residual_unet.check_place("UMamba", place, image_size)
-        super().__init__(
-            spatial_dims,
-            in_channels,
-            out_channels,
-            features=features,
-            strides=strides,
-            kernel_sizes=kernel_sizes,
-            depths=depths,
-            decoder_depths=decoder_depths,
-            deep_supervision=deep_supervision,
-            image_size=image_size if place == "encoder" else None,
-        )
+    def sequence_module(self, features: int) -> nn.Module:
+        return SequenceMamba(features)
 
-    def layer(
-        self, stage: int, stages: int, channels: int, kernel_size: Size, sides: tuple[int, ...] | None
-    ) -> nn.Module:
-        if sides is None:  # "bottom"
-            last = stage == stages - 1
-            return TokenLayer(SequenceMamba(channels), by_channel=False) if last else nn.Identity()
-        if len(sides) == 2 and stage % 2 == stages % 2:
-            return nn.Identity()
-        voxels = math.prod(sides)
-        by_channel = voxels <= channels
-        return TokenLayer(SequenceMamba(voxels if by_channel else channels), by_channel=by_channel)
+    def along_encoder(self, stage: int, stages: int, channels: int, kernel_size: Size) -> nn.Module | None:
+        return nn.Identity() if self.spatial_dims == 2 and stage % 2 == stages % 2 else None
 
 
 _LAYER = re.compile(r"^(layers\.\d+\.)(?!module\.)")

@@ -8,10 +8,9 @@ same values.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,7 +18,13 @@ from statefield.backbones import vil
 from statefield.backbones.vil import ViLBlock
 from statefield.errors import ConfigError
 from statefield.tasks.medical.nets import residual_unet
-from statefield.tasks.medical.nets.residual_unet import REPEATED_ENTRIES, ResidualBlock, ResidualUNet, Size, TokenLayer
+from statefield.tasks.medical.nets.residual_unet import (
+    REPEATED_ENTRIES,
+    ResidualBlock,
+    ResidualUNet,
+    SequenceUNet,
+    Size,
+)
 
 __all__ = ["REPEATED_ENTRIES", "UNUSED_ENTRIES", "XLSTMUNet"]
 
@@ -40,61 +45,22 @@ class SequenceBlock(ViLBlock):
         return super().forward(x, (x.shape[1], 1))
 
 
-class XLSTMUNet(ResidualUNet):
+class XLSTMUNet(SequenceUNet):
     """xLSTM-UNet: [B, in_channels, *S] -> raw logits [B, out_channels, *S].
 
-    Args:
-        place: "bottom", one Vision-LSTM layer behind the last stage (the authors' Bot); "encoder", their Enc: in 2-D a
-            residual block behind stage 1 and layers behind every second later stage, the last included; in 3-D residual
-            blocks behind the first three stages and layers behind the rest. "encoder" needs `image_size`: where a map
-            has no more voxels than channels, channels are the tokens, and the layer fits this size only.
-        others: as for `ResidualUNet`.
+    Args: as for `SequenceUNet`. With `place="encoder"` there are, in 2-D, a residual block behind stage 1 and layers
+    behind every second later stage, the last included; in 3-D residual blocks behind the first three stages and layers
+    behind the rest.
     """
 
-    def __init__(
-        self,
-        spatial_dims: int,
-        in_channels: int,
-        out_channels: int,
-        *,
-        place: Literal["bottom", "encoder"] = "bottom",
-        features: Sequence[int] | None = None,
-        strides: Sequence[Size] | None = None,
-        kernel_sizes: Sequence[Size] | None = None,
-        depths: Sequence[int] | None = None,
-        decoder_depths: Sequence[int] | None = None,
-        deep_supervision: bool = False,
-        image_size: Sequence[int] | None = None,
-    ) -> None:
-        residual_unet.check_place("XLSTMUNet", place, image_size)
-        self.place = place
-        super().__init__(
-            spatial_dims,
-            in_channels,
-            out_channels,
-            features=features,
-            strides=strides,
-            kernel_sizes=kernel_sizes,
-            depths=depths,
-            decoder_depths=decoder_depths,
-            deep_supervision=deep_supervision,
-            image_size=image_size if place == "encoder" else None,
-        )
+    def sequence_module(self, features: int) -> nn.Module:
+        return SequenceBlock(features)
 
-    def layer(
-        self, stage: int, stages: int, channels: int, kernel_size: Size, sides: tuple[int, ...] | None
-    ) -> nn.Module:
-        if sides is None:  # "bottom"
-            last = stage == stages - 1
-            return TokenLayer(SequenceBlock(channels), by_channel=False) if last else nn.Identity()
-        dims = len(sides)
+    def along_encoder(self, stage: int, stages: int, channels: int, kernel_size: Size) -> nn.Module | None:
+        dims = self.spatial_dims
         if (dims == 2 and stage == 1) or (dims == 3 and stage < 3):
             return ResidualBlock(dims, channels, channels, kernel_size=kernel_size)
-        if dims == 2 and (stage == 0 or stage % 2 == stages % 2):
-            return nn.Identity()
-        voxels = math.prod(sides)
-        by_channel = voxels <= channels
-        return TokenLayer(SequenceBlock(voxels if by_channel else channels), by_channel=by_channel)
+        return nn.Identity() if dims == 2 and (stage == 0 or stage % 2 == stages % 2) else None
 
 
 UNUSED_ENTRIES = re.compile(r"(^|\.)(?:xlstm|(?:xlstm_)?layers\.\d+)\.norm\.(?:weight|bias)$")
