@@ -119,7 +119,13 @@ SMP_DECODERS = (
 )
 
 every_name = pytest.mark.parametrize("name", list_models())
+# Traces of them take a quarter of a minute and more: left to the slow tests.
+LONG_TRACES = ("Adventurer", "EfficientVMamba", "HRVMamba", "MSVMamba", "PlainMamba", "ViM2", "Vision-RWKV")
+
 every_family = pytest.mark.parametrize("family", TWINS)
+every_traced_family = pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.slow) if name in LONG_TRACES else name for name in TWINS]
+)
 every_isotropic_family = pytest.mark.parametrize("family", ISOTROPIC_TWINS)
 
 
@@ -370,7 +376,7 @@ def test_bfloat16_autocast_stays_finite_and_near(family):
     assert (rough - exact).abs().max() < 0.1 * exact.abs().max()
 
 
-@every_family
+@every_traced_family
 def test_compiles_as_one_graph(family):
     wrapped, x = twin(family, features_only=True).eval(), image(1, 3, 64, 32)
     torch._dynamo.reset()
@@ -380,7 +386,7 @@ def test_compiles_as_one_graph(family):
             torch.testing.assert_close(ours, theirs)
 
 
-@every_family
+@every_traced_family
 def test_exports_once_for_every_size(family):
     wrapped, auto = twin(family, features_only=True).eval(), torch.export.Dim.AUTO
     with torch.no_grad():

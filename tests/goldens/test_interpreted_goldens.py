@@ -40,6 +40,7 @@ def interpreted():
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("golden", GOLDENS)
 def test_interpreted_kernels_give_the_papers_numbers(interpreted, golden):
     lines = interpreted[golden]
