@@ -157,7 +157,7 @@ def finish(
         classes=info.classes,
         metrics=_metric_rows(summary, info.classes),
         comparison=rows if len(rows) > 1 else None,
-        notes=_notes(main, controls, thresholds),
+        notes=_notes(recipe, main, controls, thresholds),
     )
     return TestResult(folder, summary, rows, report)
 
@@ -284,12 +284,22 @@ def _metric_rows(summary: Mapping[str, Any], classes: Sequence[str]) -> list[Met
     return rows
 
 
-def _notes(main: Contender, controls: Sequence[Contender], thresholds: Mapping[str, Any] | None) -> list[str]:
+def _notes(
+    recipe: SegmentationRecipe,
+    main: Contender,
+    controls: Sequence[Contender],
+    thresholds: Mapping[str, Any] | None,
+) -> list[str]:
     notes = []
     if main.best_epoch is not None:
         notes.append(f"Weights are those of epoch {main.best_epoch}, the best by mean Dice on the validation cases.")
     if controls:
-        notes.append("The control has the same decoder, data, schedule and seed; only its encoder differs.")
+        nets = (recipe.model.net, recipe.control.net if recipe.control else None)
+        notes.append(
+            "The control has the same decoder, data, schedule and seed; only its encoder differs."
+            if nets == (None, None)
+            else "The control has the same data, schedule and seed; it is another net."
+        )
     if thresholds is not None:
         notes.append(
             f"The thresholds ({thresholds['low']:g} and {thresholds['high']:g} in the image's units) are fitted on the "

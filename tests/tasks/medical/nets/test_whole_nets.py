@@ -76,7 +76,8 @@ def test_a_whole_net_trains_beside_its_control_and_is_loaded_again(tmp_path):
     assert {name: value.shape for name, value in run.net.state_dict().items()} == {
         name: value.shape for name, value in weights.items()
     }
-    assert "vm_unet" in folder.report.read_text()
+    report = folder.report.read_text()
+    assert "vm_unet" in report and "it is another net" in report
 
 
 @pytest.mark.parametrize("control", [ControlConfig(), ControlConfig("test_convnext", net="residual_unet")])
