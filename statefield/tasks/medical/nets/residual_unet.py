@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -218,7 +219,7 @@ class ResidualUNet(nn.Module):
         return logits
 
 
-class SequenceUNet(ResidualUNet):
+class SequenceUNet(ResidualUNet, ABC):
     """A residual U-Net with layers that see the whole map, behind its last stage or along its encoder.
 
     Args:
@@ -264,13 +265,13 @@ class SequenceUNet(ResidualUNet):
             image_size=image_size if place == "encoder" else None,
         )
 
+    @abstractmethod
     def sequence_module(self, features: int) -> nn.Module:
         """What runs over the tokens, [B, L, features] -> the same."""
-        raise NotImplementedError
 
+    @abstractmethod
     def along_encoder(self, stage: int, stages: int, channels: int, kernel_size: Size) -> nn.Module | None:
         """What stands behind a stage that has no sequence layer; None where it has one."""
-        raise NotImplementedError
 
     def layer(
         self, stage: int, stages: int, channels: int, kernel_size: Size, sides: tuple[int, ...] | None
