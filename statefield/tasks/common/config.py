@@ -108,14 +108,14 @@ class InferenceConfig:
     """How a whole slice is predicted from windows.
 
     Args:
-        roi: window size (rows, columns) in pixels; null: the training patch.
+        roi: window size in pixels, as many numbers as the training patch has; null: the training patch.
         overlap: share of a window that its neighbour covers too, 0 to below 1.
         weighting: how overlapping windows blend.
         batch_size: windows per forward pass.
         mirror: average predictions over mirrored copies in test and prediction (4 x slower); validation does without.
     """
 
-    roi: tuple[int, int] | None = None
+    roi: tuple[int, int] | tuple[int, int, int] | None = None
     overlap: float = 0.5
     weighting: Literal["gaussian", "constant"] = "gaussian"
     batch_size: int = 8

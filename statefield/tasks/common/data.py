@@ -147,7 +147,7 @@ class PatchDataset(Dataset[PatchItem]):
         self,
         volumes: Sequence[Volume],
         *,
-        patch_size: tuple[int, int] | None,
+        patch_size: tuple[int, ...] | None,
         slice_context: int,
         foreground: float,
         augmentation: Augmentation,
@@ -201,7 +201,7 @@ def _foreground_pixel(volume: Volume, index: int, rng: np.random.Generator) -> t
 def _crop(
     image: NDArray[np.float32],
     mask: NDArray[np.int64],
-    size: tuple[int, int],
+    size: tuple[int, ...],
     centre: tuple[int, int] | None,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -282,7 +282,7 @@ class SliceData(LightningDataModule):
         train: Sequence[Record],
         val: Sequence[Record],
         *,
-        patch_size: tuple[int, int] | None,
+        patch_size: tuple[int, ...] | None,
         slice_context: int,
         foreground: float,
         augmentation: Augmentation,

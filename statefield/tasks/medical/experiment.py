@@ -60,8 +60,8 @@ class TrainedRun:
         return self.recipe.data.slice_context
 
     @property
-    def roi(self) -> tuple[int, int] | None:
-        """The inference window, rows and columns; None: a whole slice."""
+    def roi(self) -> tuple[int, ...] | None:
+        """The inference window in pixels; None: a whole slice."""
         return self.recipe.inference.roi or self.recipe.data.patch_size
 
     @property

@@ -37,8 +37,12 @@ class DataConfig:
         options: settings of the layout, e.g. {seed: 1} for another split.
         num_classes: if set, the number of classes the dataset must have, background included.
         normalisation: how intensities become net inputs.
-        slice_context: neighbouring slices on each side that the net sees as further channels; 0: the slice alone.
-        patch_size: rows and columns of a training patch, pixels; null: whole slices.
+        spacing: distance between voxels (slices, rows, columns) in mm to which every volume is resampled, and from which
+            predictions return to their file's own; null: as stored. A null in it leaves that axis as stored.
+        slice_context: neighbouring slices on each side that the net sees as further channels; 0: the slice alone. For
+            nets of slices only.
+        patch_size: of a training patch, pixels: rows and columns for a net of slices; slices, rows and columns for a
+            net of volumes; null: whole slices.
         batch_size: patches per batch.
         foreground: share of patches centred on a pixel of a foreground class, 0 to 1.
         augment: a preset (none, flips, medical, natural), or a list of transforms.
@@ -51,13 +55,19 @@ class DataConfig:
     options: dict[str, Any] = field(default_factory=dict)
     num_classes: int | None = None
     normalisation: NormalisationConfig = field(default_factory=NormalisationConfig)
+    spacing: tuple[float | None, float | None, float | None] | None = None
     slice_context: int = 0
-    patch_size: tuple[int, int] | None = (256, 256)
+    patch_size: tuple[int, int] | tuple[int, int, int] | None = (256, 256)
     batch_size: int = 8
     foreground: float = 0.33
     augment: AugmentPreset | list[TransformConfig] = "medical"
     workers: int = 0
     cache: Literal["memory", "disk"] = "memory"
+
+    @property
+    def spatial_dims(self) -> Literal[2, 3]:
+        """What the net sees: 3 where a patch has three sides, else slices."""
+        return 3 if self.patch_size is not None and len(self.patch_size) == 3 else 2
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,8 @@ class ModelConfig:
         shuffle_rate: in training, the probability that the encoder's last block sees its tokens in random order, rising
             from 0 at the first (stochastic layer-wise shuffle); for encoders of sequences (vim_*, vil_*, ...); null:
             the encoder's own.
+        deep_supervision: train the net's coarser outputs too, with weights 1, 1/2, 1/4, ...; for nets that have them
+            (residual_unet, u_mamba, xlstm_unet, ...).
         weights: a safetensors file to start from: `weights.safetensors` of another run with the same net.
         loss: what is minimised.
         lr: the largest learning rate (AdamW).
@@ -94,6 +106,7 @@ class ModelConfig:
     decoder_args: dict[str, Any] = field(default_factory=dict)
     encoder_args: dict[str, Any] = field(default_factory=dict)
     shuffle_rate: float | None = None
+    deep_supervision: bool = False
     weights: Path | None = None
     loss: LossConfig = field(default_factory=LossConfig)
     lr: float = 1e-3

@@ -43,7 +43,7 @@ class SegmentationTask(DensePredictionTask):
         classes: tuple[str, ...],
         num_channels: int,
         slice_context: int,
-        roi: tuple[int, int] | None,
+        roi: tuple[int, ...] | None,
         seed: int,
         total_steps: int,
     ) -> None:

@@ -71,7 +71,7 @@ def evaluate(
     classes: tuple[str, ...],
     normalisation: NormalisationConfig,
     slice_context: int,
-    roi: tuple[int, int] | None,
+    roi: tuple[int, ...] | None,
     inference: InferenceConfig,
     nsd_tolerance_mm: float,
     predictions: Path,
