@@ -19,16 +19,22 @@ class NormalisationConfig:
     Args:
         method: "zscore" (mean 0, standard deviation 1), "zscore_nonzero" (statistics over voxels that are not 0; voxels
             that are 0 stay 0: for skull-stripped MR), "range" (`low` becomes 0, `high` becomes 1: for CT and other
-            calibrated intensities) or "none".
+            calibrated intensities), "ct" (clipped to `low` and `high`, then less `mean`, over `std`, the same for
+            every case: what nnU-Net does with CT) or "none".
         clip_percentiles: clip first to these percentiles (0 to 100) of the voxels counted; null: do not.
-        low: with "range", the intensity that becomes 0, in the file's units; values below are clipped.
-        high: with "range", the intensity that becomes 1; values above are clipped.
+        low: with "range", the intensity that becomes 0, in the file's units; with "range" and "ct", values below are
+            clipped.
+        high: with "range", the intensity that becomes 1; with "range" and "ct", values above are clipped.
+        mean: with "ct", the intensity that becomes 0: the mean of the foreground of the training cases.
+        std: with "ct", what one unit of the input is: the standard deviation of that foreground.
     """
 
-    method: Literal["zscore", "zscore_nonzero", "range", "none"] = "zscore"
+    method: Literal["zscore", "zscore_nonzero", "range", "ct", "none"] = "zscore"
     clip_percentiles: tuple[float, float] | None = None
     low: float | None = None
     high: float | None = None
+    mean: float | None = None
+    std: float | None = None
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,16 @@ def normalise(image: NDArray[np.float32], config: NormalisationConfig) -> NDArra
 
     A constant channel becomes 0 with the z-scores. Raises `ConfigError` for settings that cannot work.
     """
-    if config.method == "range" and (config.low is None or config.high is None or config.low >= config.high):
+    calibrated = config.method in ("range", "ct")
+    if calibrated and (config.low is None or config.high is None or config.low >= config.high):
         raise ConfigError(
-            f"data.normalisation: method 'range' needs low < high in the file's units; given low={config.low}, "
-            f"high={config.high}."
+            f"data.normalisation: method {config.method!r} needs low < high in the file's units; given "
+            f"low={config.low}, high={config.high}."
+        )
+    if config.method == "ct" and (config.mean is None or config.std is None or not config.std > 0):
+        raise ConfigError(
+            f"data.normalisation: method 'ct' needs mean, and std above 0, in the file's units; given "
+            f"mean={config.mean}, std={config.std}. `statefield medical plan` finds them."
         )
     if config.clip_percentiles is not None and not 0 <= config.clip_percentiles[0] < config.clip_percentiles[1] <= 100:
         raise ConfigError(
@@ -57,6 +63,9 @@ def normalise(image: NDArray[np.float32], config: NormalisationConfig) -> NDArra
         elif config.method == "range":
             assert config.low is not None and config.high is not None
             result[channel] = np.clip((values - config.low) / (config.high - config.low), 0, 1)
+        elif config.method == "ct":
+            assert config.mean is not None and config.std is not None
+            result[channel] = (np.clip(values, config.low, config.high) - config.mean) / config.std
         else:
             chosen = values[counted]
             mean, deviation = (

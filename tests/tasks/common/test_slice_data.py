@@ -60,11 +60,20 @@ def test_a_constant_image_becomes_zero_and_not_nan():
     assert (normalise(np.full((1, 4, 4), 7.0, np.float32), NormalisationConfig("zscore")) == 0).all()
 
 
+def test_ct_clips_and_scales_every_case_by_the_same_numbers():
+    image = np.array([[[-2000.0, -100.0, 50.0, 9000.0]]], np.float32)
+    result = normalise(image, NormalisationConfig("ct", low=-100, high=200, mean=50, std=75))
+    assert result.tolist() == [[[-2.0, -2.0, 0.0, 2.0]]]  # (-100 - 50) / 75, ..., (200 - 50) / 75
+
+
 @pytest.mark.parametrize(
     "config",
     [
         NormalisationConfig("range"),
         NormalisationConfig("range", low=5, high=5),
+        NormalisationConfig("ct", low=0, high=1, mean=0.5),
+        NormalisationConfig("ct", low=0, high=1, mean=0.5, std=0),
+        NormalisationConfig("ct", mean=0.5, std=1),
         NormalisationConfig(clip_percentiles=(99, 1)),
         NormalisationConfig(clip_percentiles=(0, 101)),
     ],
