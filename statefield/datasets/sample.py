@@ -13,6 +13,8 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
+from statefield.labels import UNLABELLED as UNLABELLED
+
 
 @dataclass(frozen=True, eq=False)
 class FileGeometry:
@@ -46,7 +48,23 @@ class Sample(TypedDict):
 
     image: np.ndarray  # float32 [C, H, W] or [C, D, H, W], in the file's own units: nothing is normalised here
     meta: Meta
-    mask: NotRequired[np.ndarray]  # int64 [H, W] or [D, H, W], values in 0 .. len(classes) - 1
+    mask: NotRequired[np.ndarray]  # int64 [H, W] or [D, H, W], values in 0 .. len(classes) - 1, or UNLABELLED
+
+
+@dataclass(frozen=True)
+class About:
+    """Where a layout comes from, in words, for `statefield datasets` and the table of docs/datasets.md.
+
+    task: what is labelled in what. split: how its cases are divided. labels: how the files code them. terms: the
+    publisher's conditions, to be checked there before data is passed on. source: whom to cite, and where it is offered.
+    """
+
+    title: str
+    task: str
+    split: str
+    labels: str
+    terms: str
+    source: str
 
 
 @dataclass(frozen=True)

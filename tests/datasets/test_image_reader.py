@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from statefield.datasets.readers.image import mask_values, num_channels_of, read_image, read_mask, write_mask
+from statefield.datasets.sample import UNLABELLED
 from statefield.errors import ConfigError, DataError, LabelError
+from statefield.tasks.common import config
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)
 RGB = np.stack([GREY, GREY + 20, GREY + 40], axis=-1)
@@ -163,3 +165,18 @@ def test_wrong_masks_leave_no_file(tmp_path):
         with pytest.raises(error):
             write_mask(tmp_path / name, labels.astype(int) if error is LabelError else labels)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_ignore_value_becomes_unlabelled_before_anything_is_judged(tmp_path):
+    path = tmp_path / "mask.png"
+    _save(path, np.array([[0, 255, 7], [255, 0, 7]], np.uint8))
+    np.testing.assert_array_equal(read_mask(path, 2, unlabelled=7), [[0, 1, UNLABELLED], [1, 0, UNLABELLED]])
+    np.testing.assert_array_equal(read_mask(path, 8, unlabelled=255), [[0, UNLABELLED, 7], [UNLABELLED, 0, 7]])
+    with pytest.raises(LabelError, match="label values 255 found in 2 places"):
+        read_mask(path, 8, unlabelled=3)
+    _save(path, np.array([[0, 255, 1]], np.uint8))
+    np.testing.assert_array_equal(read_mask(path, 2, unlabelled=1), [[0, 1, UNLABELLED]])
+
+
+def test_one_value_stands_for_unlabelled_in_files_and_in_training():
+    assert config.UNLABELLED == UNLABELLED

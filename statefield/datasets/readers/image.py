@@ -16,7 +16,7 @@ from PIL import Image
 
 from statefield.datasets.readers.limits import require_memory
 from statefield.datasets.readers.nifti import integer_labels
-from statefield.datasets.sample import Meta
+from statefield.datasets.sample import UNLABELLED, Meta
 from statefield.errors import ConfigError, DataError, LabelError
 from statefield.files import atomic_path
 
@@ -51,11 +51,14 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     return np.ascontiguousarray(values)
 
 
-def read_mask(path: str | os.PathLike[str], num_classes: int | None = None) -> np.ndarray:
+def read_mask(
+    path: str | os.PathLike[str], num_classes: int | None = None, *, unlabelled: int | None = None
+) -> np.ndarray:
     """A label picture as int64 [H, W].
 
     Palette pictures give their indices. With two classes, a mask that holds 0 and 255 alone is read as 0 and 1, the
-    usual way of showing a binary mask. Colour pictures whose three channels agree are read as grey.
+    usual way of showing a binary mask. Colour pictures whose three channels agree are read as grey. `unlabelled` is the
+    file's value for pixels without a label (an ignore label); they become `UNLABELLED`.
 
     Raises:
         LabelError: real colours, interpolated values, or values outside the classes.
@@ -73,9 +76,13 @@ def read_mask(path: str | os.PathLike[str], num_classes: int | None = None) -> n
             raise LabelError(
                 f"{path}: colour mode {image.mode} found; a grey or palette picture of label values is needed."
             )
-    if num_classes == 2 and values.dtype.kind in "iu" and _is_0_255(values):
-        values = values // 255
-    return integer_labels(path, values, num_classes)
+    known = values if unlabelled is None else values[values != unlabelled]
+    if num_classes == 2 and values.dtype.kind in "iu" and _is_0_255(known):
+        folded = (values == 255).astype(np.int64)
+        if unlabelled is not None:
+            folded[values == unlabelled] = UNLABELLED
+        return folded
+    return integer_labels(path, values, num_classes, unlabelled=unlabelled)
 
 
 def mask_values(path: str | os.PathLike[str]) -> np.ndarray:

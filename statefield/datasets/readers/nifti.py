@@ -26,7 +26,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from statefield.datasets.readers.limits import require_memory
-from statefield.datasets.sample import FileGeometry, Meta
+from statefield.datasets.sample import UNLABELLED, FileGeometry, Meta
 from statefield.errors import ConfigError, DataError, LabelError, ShapeError
 from statefield.files import atomic_path
 
@@ -76,8 +76,12 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     return _canonical(path, header, values)
 
 
-def read_labels(path: str | os.PathLike[str], num_classes: int | None = None) -> Volume:
+def read_labels(
+    path: str | os.PathLike[str], num_classes: int | None = None, *, unlabelled: int | None = None
+) -> Volume:
     """The label map of a NIfTI file as int64 [1, D, H, W]; with `num_classes`, values must be below it.
+
+    `unlabelled` is the file's value for voxels without a label (an ignore label); they become `UNLABELLED`.
 
     Raises:
         LabelError: values that are no integers, negative ones, or ones outside the classes.
@@ -92,11 +96,16 @@ def read_labels(path: str | os.PathLike[str], num_classes: int | None = None) ->
         )
     slope, inter = _scaling(path, header)
     values = voxels if (slope, inter) == (1.0, 0.0) else voxels.astype(np.float64) * slope + inter
-    return _canonical(path, header, integer_labels(path, values, num_classes))
+    return _canonical(path, header, integer_labels(path, values, num_classes, unlabelled=unlabelled))
 
 
-def integer_labels(path: str | os.PathLike[str], values: np.ndarray, num_classes: int | None = None) -> np.ndarray:
-    """`values` as int64, after checking that they are label values of `num_classes` classes (any count if None)."""
+def integer_labels(
+    path: str | os.PathLike[str], values: np.ndarray, num_classes: int | None = None, *, unlabelled: int | None = None
+) -> np.ndarray:
+    """`values` as int64, after checking that they are label values of `num_classes` classes (any count if None).
+
+    Places that hold `unlabelled` become `UNLABELLED` and are not checked.
+    """
     if values.dtype.kind not in "biuf":
         raise LabelError(f"{path}: labels of type {values.dtype} found; integers are needed.")
     with np.errstate(invalid="ignore"):  # a float beyond int64 shows as a difference below
@@ -107,16 +116,19 @@ def integer_labels(path: str | os.PathLike[str], values: np.ndarray, num_classes
             f"{path}: {odd.size} label values are no integers, such as {_some(np.unique(odd))}; whole numbers are "
             "needed. Was the label map resampled with interpolation? Resample it with nearest neighbour."
         )
-    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    known = labels if unlabelled is None else labels[labels != unlabelled]
+    low, high = (int(known.min()), int(known.max())) if known.size else (0, 0)
     if low < 0 or (num_classes is not None and high >= num_classes):
-        found = np.unique(labels)
+        found = np.unique(known)
         outside = found[(found < 0) | (found >= (num_classes if num_classes is not None else high + 1))]
         allowed = f"0 to {num_classes - 1}" if num_classes is not None else "0 and above"
-        count = int(np.isin(labels, outside).sum())
+        count = int(np.isin(known, outside).sum())
         raise LabelError(
             f"{path}: label values {_some(outside)} found in {count} places; the declared classes are {allowed}. "
             "Correct the labels, or declare the classes that are missing."
         )
+    if unlabelled is not None:
+        labels[labels == unlabelled] = UNLABELLED
     return labels
 
 

@@ -1,10 +1,13 @@
 """Confusion counts, and the overlap scores that follow from them; counts add, so any partition gives the same score.
 
-For class k with TP, FP and FN counted in pixels or voxels:
+For class k with TP, FP, FN and TN counted in pixels or voxels:
 
-    Dice = 2 TP / (2 TP + FP + FN)        IoU = TP / (TP + FP + FN)
+    Dice = 2 TP / (2 TP + FP + FN)        sensitivity = TP / (TP + FN)      precision = TP / (TP + FP)
+    IoU  = TP / (TP + FP + FN)            specificity = TN / (TN + FP)      accuracy  = all hits / all pixels
 
-Both lie in [0, 1]. Where a class is neither predicted nor present both are 0/0, which is NaN and not a score.
+All lie in [0, 1]. Where numerator and denominator are 0 the result is NaN, which is not a score: Dice and IoU of a class
+that is neither predicted nor present, the sensitivity of one that is not present, the precision of one not predicted.
+Pixels whose target is `UNLABELLED` are not counted, whatever is predicted there.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from statefield.errors import LabelError, ShapeError
+from statefield.tasks.common.config import UNLABELLED
 
 _CHUNK = 1 << 20  # pixels counted at a time
 
@@ -60,6 +64,29 @@ class ConfusionState:
         hits = np.diag(self.counts)
         return _ratio(hits, self.num_target + self.num_predicted - hits)
 
+    @property
+    def sensitivity(self) -> np.ndarray:
+        """float64 [K] in [0, 1], also called recall; NaN for a class that is not present."""
+        return _ratio(np.diag(self.counts), self.num_target)
+
+    @property
+    def specificity(self) -> np.ndarray:
+        """float64 [K] in [0, 1]; NaN for a class that fills every counted pixel."""
+        num_other = self.counts.sum() - self.num_target
+        false_positives = self.num_predicted - np.diag(self.counts)
+        return _ratio(num_other - false_positives, num_other)
+
+    @property
+    def precision(self) -> np.ndarray:
+        """float64 [K] in [0, 1]; NaN for a class that is not predicted."""
+        return _ratio(np.diag(self.counts), self.num_predicted)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the counted pixels that have their class, in [0, 1] (overall accuracy); NaN when none is counted."""
+        total = int(self.counts.sum())
+        return float(np.trace(self.counts) / total) if total else float("nan")
+
 
 def observe(
     prediction: ArrayLike, target: ArrayLike, *, num_classes: int, valid: ArrayLike | None = None
@@ -67,7 +94,8 @@ def observe(
     """Count one pair of label maps.
 
     Args:
-        prediction, target: integers 0 .. num_classes - 1, of one shape (any number of axes; CPU tensors will do).
+        prediction, target: integers 0 .. num_classes - 1, of one shape (any number of axes; CPU tensors will do). In
+            the target also `UNLABELLED`: such pixels are not counted, and their prediction is not looked at.
         valid: bool of the same shape; only True places are counted (a field of view, or all but an ignored label).
 
     Raises:
@@ -83,6 +111,9 @@ def observe(
         places = np.asarray(valid, dtype=bool)
         if places.shape != wanted.shape:
             raise ShapeError(f"valid has shape {places.shape}, the label maps {wanted.shape}; one shape is needed.")
+        predicted, wanted = predicted[places], wanted[places]
+    if wanted.dtype.kind == "i" and wanted.min(initial=0) == UNLABELLED:
+        places = wanted != UNLABELLED
         predicted, wanted = predicted[places], wanted[places]
     for name, labels in (("prediction", predicted), ("target", wanted)):
         if labels.dtype.kind not in "biu":

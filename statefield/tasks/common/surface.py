@@ -11,6 +11,10 @@ the definitions of MONAI's `compute_hausdorff_distance(percentile=95)`, `compute
 `compute_average_surface_distance(symmetric=True)`, against which the tests hold them.
 
 Empty masks: both empty, all three are NaN; one empty, NSD is 0 while HD95 and ASSD are NaN, as no distance exists.
+
+Beside pixels without a label: a mask ends there because the labels end, not because the object does, so an unlabelled
+neighbour makes no surface. Both masks are cleared in unlabelled pixels first. A mask may then be without any surface
+(it fills its labelled patch); of the scores it is treated like an empty one.
 """
 
 from __future__ import annotations
@@ -60,12 +64,15 @@ class SurfaceDistances:
         return float((self.from_prediction.sum() + self.from_target.sum()) / total)
 
 
-def surface_distances(prediction: ArrayLike, target: ArrayLike, spacing_mm: Sequence[float]) -> SurfaceDistances:
+def surface_distances(
+    prediction: ArrayLike, target: ArrayLike, spacing_mm: Sequence[float], *, labelled: ArrayLike | None = None
+) -> SurfaceDistances:
     """The distances between the surfaces of two boolean masks.
 
     Args:
         prediction, target: bool [H, W] or [D, H, W].
         spacing_mm: mm between pixels in the same axis order.
+        labelled: bool of the same shape, False where the truth is not known; None: known everywhere.
 
     Memory goes with the bounding box of both masks (a few bytes a voxel) and the surfaces (about 60 bytes a voxel of
     surface), not with the image.
@@ -78,9 +85,18 @@ def surface_distances(prediction: ArrayLike, target: ArrayLike, spacing_mm: Sequ
             f"spacing_mm {tuple(spacing_mm)} given for masks with {predicted.ndim} axes; one finite length above 0 for "
             "each axis is needed."
         )
-    box = _bounding_box(predicted | wanted)
-    surface_p = _surface(predicted[box], spacing_mm)
-    surface_t = _surface(wanted[box], spacing_mm)
+    unknown = None
+    if labelled is not None:
+        known = np.asarray(labelled, dtype=bool)
+        if known.shape != wanted.shape:
+            raise ShapeError(f"labelled has shape {known.shape}, the masks {wanted.shape}; one shape is needed.")
+        predicted, wanted = predicted & known, wanted & known
+        box = _widened(_bounding_box(predicted | wanted), wanted.shape)
+        unknown = ~known[box]
+    else:
+        box = _bounding_box(predicted | wanted)
+    surface_p = _surface(predicted[box], spacing_mm, unknown)
+    surface_t = _surface(wanted[box], spacing_mm, unknown)
     return SurfaceDistances(_distances(surface_p, surface_t), _distances(surface_t, surface_p))
 
 
@@ -92,11 +108,17 @@ def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def _surface(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+def _widened(box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """`box` with a pixel more on each side where the image has one: the neighbours that decide on surfaces."""
+    return tuple(slice(max(side.start - 1, 0), min(side.stop + 1, n)) for side, n in zip(box, shape, strict=True))
+
+
+def _surface(mask: np.ndarray, spacing_mm: Sequence[float], unknown: np.ndarray | None) -> np.ndarray:
     """Positions float64 [N, axes] in mm of the mask's surface pixels; outside the array counts as outside the mask."""
-    if not mask.size:
+    if not mask.any():
         return np.empty((0, mask.ndim))
-    return np.argwhere(mask & ~binary_erosion(mask)) * np.asarray(spacing_mm, dtype=np.float64)
+    inner = binary_erosion(mask if unknown is None else mask | unknown)
+    return np.argwhere(mask & ~inner) * np.asarray(spacing_mm, dtype=np.float64)
 
 
 def _distances(origins: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from monai.metrics import DiceMetric, MeanIoU
 
 from statefield.errors import LabelError, ShapeError
+from statefield.tasks.common.config import UNLABELLED
 from statefield.tasks.common.confusion import ConfusionState, observe, summarise
 
 # target 0 0 0 0 1 1 1 2, prediction 0 0 1 2 1 1 0 2
@@ -27,6 +28,11 @@ def test_hand_worked_counts_dice_and_iou():
     # class 0: TP 2, FP 1, FN 2; class 1: TP 2, FP 1, FN 1; class 2: TP 1, FP 1, FN 0; class 3: nowhere
     np.testing.assert_allclose(state.dice, [4 / 7, 4 / 6, 2 / 3, np.nan])
     np.testing.assert_allclose(state.iou, [2 / 5, 2 / 4, 1 / 2, np.nan])
+    # of the 8 pixels 4, 5, 7 and 8 are not of the class; FP 1, 1, 1 and 0 of them
+    np.testing.assert_allclose(state.sensitivity, [2 / 4, 2 / 3, 1 / 1, np.nan])
+    np.testing.assert_allclose(state.specificity, [3 / 4, 4 / 5, 6 / 7, 8 / 8])
+    np.testing.assert_allclose(state.precision, [2 / 3, 2 / 3, 1 / 2, np.nan])
+    assert state.accuracy == pytest.approx(5 / 8)
     assert state.num_target.tolist() == [4, 3, 1, 0]
     assert state.num_predicted.tolist() == [3, 3, 2, 0]
 
@@ -72,6 +78,18 @@ def test_places_that_are_not_valid_are_not_counted():
         observe(PREDICTION, TARGET, num_classes=3, valid=valid[0])
 
 
+def test_unlabelled_pixels_are_not_counted_whatever_is_predicted_there():
+    target = np.array([[0, 0, UNLABELLED, UNLABELLED], [1, 1, 1, 2]])
+    prediction = PREDICTION.copy()
+    prediction[0, 2:] = UNLABELLED, 99  # not looked at
+    state = observe(prediction, target, num_classes=3)
+    assert state.counts.tolist() == [[2, 0, 0], [1, 2, 0], [0, 0, 1]]
+    assert state.accuracy == pytest.approx(5 / 6)
+    nothing = observe(PREDICTION, np.full_like(TARGET, UNLABELLED), num_classes=3)
+    assert nothing.counts.sum() == 0
+    assert np.isnan([nothing.accuracy, *nothing.dice, *nothing.specificity]).all()
+
+
 def test_tensors_and_small_integer_types_count_alike():
     expected = observe(PREDICTION, TARGET, num_classes=3).counts
     np.testing.assert_array_equal(
@@ -84,8 +102,10 @@ def test_maps_that_cannot_be_compared_are_refused():
         observe(PREDICTION, TARGET[0], num_classes=3)
     with pytest.raises(LabelError, match="prediction holds labels 0 to 2; the 2 classes"):
         observe(PREDICTION, np.zeros_like(TARGET), num_classes=2)
-    with pytest.raises(LabelError, match="target holds labels -1"):
-        observe(PREDICTION, TARGET - 1, num_classes=3)
+    with pytest.raises(LabelError, match="target holds labels -2"):
+        observe(PREDICTION, TARGET - 2, num_classes=3)
+    with pytest.raises(LabelError, match="prediction holds labels -1"):
+        observe(PREDICTION - 1, TARGET, num_classes=3)
     with pytest.raises(LabelError, match="argmax"):
         observe(PREDICTION * 0.5, TARGET, num_classes=3)
     with pytest.raises(ShapeError, match="3 and of 4 classes"):

@@ -133,3 +133,47 @@ def test_wrong_shapes_and_spacings_are_refused():
     for spacing in ((1.0,), (1.0, 0.0), (1.0, -1.0), (1.0, np.nan)):
         with pytest.raises(ConfigError, match="spacing_mm"):
             surface_distances(mask, mask, spacing)
+
+
+def test_beside_unlabelled_pixels_there_is_no_surface():
+    # one row of six pixels, the last two unlabelled: target 0 1 1 1 | ? ?, prediction 0 0 1 1 | 1 0
+    target = np.array([[0, 1, 1, 1, 0, 0]], bool)
+    prediction = np.array([[0, 0, 1, 1, 1, 0]], bool)
+    labelled = np.array([[1, 1, 1, 1, 0, 0]], bool)
+    tall = [np.repeat(array, 9, axis=0) for array in (prediction, target, labelled)]
+    distances = surface_distances(*tall[:2], (1.0, 2.0), labelled=tall[2])
+    # the target's surface: column 1 (its neighbour 0 is ground), and the image's border rows; column 3 ends at the
+    # labels' end, so it is none. The same for the prediction with column 2. 9 rows: column 9, and 2 x 2 or 2 x 1 corners
+    assert len(distances.from_target) == 9 + 2 * 2
+    assert len(distances.from_prediction) == 9 + 2 * 1
+    # rows 0 and 8 touch (0 away) where both masks are; else column 1 is 2 mm from column 2
+    assert sorted(distances.from_target.tolist()) == [0.0] * 4 + [2.0] * 9
+    without = surface_distances(*tall[:2], (1.0, 2.0))
+    assert len(without.from_prediction) == 9 + 9 + 2 * 1
+
+
+def test_a_mask_that_fills_its_labelled_patch_has_no_surface_and_counts_like_an_empty_one():
+    target = np.zeros((7, 7), bool)
+    target[2:5, 2:5] = True
+    labelled = target.copy()
+    prediction = target.copy()
+    prediction[3, 3] = False
+    full = surface_distances(target, target, (1.0, 1.0), labelled=labelled)
+    assert math.isnan(full.nsd(1.0))
+    assert math.isnan(full.hausdorff())
+    holed = surface_distances(prediction, target, (1.0, 1.0), labelled=labelled)
+    assert len(holed.from_prediction) == 4  # the four neighbours of the hole
+    assert holed.nsd(1.0) == 0.0
+    assert math.isnan(holed.hausdorff())
+    assert math.isnan(holed.assd())
+
+
+def test_labels_known_everywhere_change_nothing():
+    rng = np.random.default_rng(1)
+    maps = gaussian_filter(rng.normal(size=(2, 9, 10, 11)), (0, 2, 2, 2)) > 0
+    everywhere = surface_distances(*maps, (3.0, 1.0, 1.0), labelled=np.ones(maps.shape[1:], bool))
+    plain = surface_distances(*maps, (3.0, 1.0, 1.0))
+    np.testing.assert_array_equal(everywhere.from_target, plain.from_target)
+    np.testing.assert_array_equal(everywhere.from_prediction, plain.from_prediction)
+    with pytest.raises(ShapeError, match="labelled"):
+        surface_distances(*maps, (3.0, 1.0, 1.0), labelled=np.ones(3, bool))
