@@ -60,6 +60,21 @@ def split_cases(
     return {name: sorted(case for group in part for case in groups[group]) for name, part in parts.items()}
 
 
+def split_off_val(
+    cases: Sequence[str], *, val_fraction: float, seed: int = 0, group_of: Callable[[str], str] = str
+) -> dict[Split, list[str]]:
+    """`split_cases` for a dataset whose test cases are official: `cases` become train and val, whole groups at a time.
+
+    Raises `ConfigError` for a `val_fraction` outside 0 to 1.
+
+    >>> {name: len(part) for name, part in split_off_val([f"case_{i}" for i in range(20)], val_fraction=0.1).items()}
+    {'train': 18, 'val': 2, 'test': 0}
+    """
+    if not 0 <= val_fraction <= 1:
+        raise ConfigError(f"val_fraction = {val_fraction}: a share of the training cases from 0 to 1 is needed.")
+    return split_cases(cases, fractions=(1 - val_fraction, val_fraction, 0.0), seed=seed, group_of=group_of)
+
+
 def grouped_by(pattern: str) -> Callable[[str], str]:
     """A `group_of` that takes the first group of a regular expression found in the case's name; "" keeps cases single.
 

@@ -9,8 +9,10 @@ import pickle
 import numpy as np
 import pytest
 from fakes.medical import write_msd, write_nnunet, write_pairs, write_pairs_of_volumes
+from fakes.published import write_drive
 
 from statefield.datasets import ADAPTERS, SPLITS, DatasetAdapter, open_dataset, recognise
+from statefield.datasets.sample import UNLABELLED
 from statefield.errors import ConfigError, DatasetLayoutError, UnknownName
 
 WRITERS = {
@@ -23,8 +25,11 @@ WRITERS = {
     "nnunet": write_nnunet,
     "nnunet, official test": lambda root: write_nnunet(root, labelled_test=True),
     "nnunet, png": lambda root: write_nnunet(root, shape=(24, 32), file_ending=".png"),
+    "drive": write_drive,
+    "drive, png": lambda root: write_drive(root, suffix=".png"),
     "mni152": None,
 }
+WITH_UNLABELLED = {"drive"}
 
 
 @pytest.fixture(params=WRITERS)
@@ -89,7 +94,8 @@ def test_samples_have_the_shapes_types_and_values_of_the_vocabulary(dataset):
             if "mask" in sample:
                 assert sample["mask"].dtype == np.int64
                 assert sample["mask"].shape == image.shape[1:]
-                assert 0 <= sample["mask"].min() <= sample["mask"].max() < len(info.classes)
+                least = UNLABELLED if name in WITH_UNLABELLED else 0
+                assert least <= sample["mask"].min() <= sample["mask"].max() < len(info.classes)
 
 
 def test_records_and_adapters_travel_to_worker_processes(dataset):

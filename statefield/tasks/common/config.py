@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-UNLABELLED = -1  # the mask value of pixels that carry no label: padding, and what an annotator left open
+from statefield.labels import UNLABELLED as UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ class TrainerConfig:
         precision: "32-true" or "bf16-mixed".
         threads: CPU threads; null: all cores.
         gradient_clip: largest gradient norm; null: unbounded.
+        max_skipped_steps: a step whose gradient is infinite or NaN is left out; so many in a row end the training.
         accumulate: batches per optimiser step.
         save_every_steps: write `checkpoints/last.ckpt` each so many steps too; null: at the end of each epoch only.
         val_every_epochs: validate each so many epochs; must divide max_epochs, so that the last epoch is validated.
@@ -103,6 +104,7 @@ class TrainerConfig:
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     threads: int | None = None
     gradient_clip: float | None = 1.0
+    max_skipped_steps: int = 10
     accumulate: int = 1
     save_every_steps: int | None = None
     val_every_epochs: int = 1
