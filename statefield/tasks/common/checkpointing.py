@@ -174,7 +174,7 @@ class RunCheckpoints(Callback):
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
             "learning_rate": pl_module.current_rate(),
-            "train_loss": pl_module.train_loss(),
+            **pl_module.epoch_means(),
             **pl_module.epoch_scores,
             "seconds": pl_module.train_seconds(),
         }

@@ -114,8 +114,8 @@ def training_curves(history: Sequence[Mapping[str, float | None]], classes: Sequ
     """One panel for each kind of value in `history` over epochs: losses, each metric (a line per class), learning rate.
 
     Args:
-        history: a row per epoch. "epoch" is its position where given; "step" and "seconds" are not drawn; every other
-            key is a curve, in which None and NaN are gaps.
+        history: a row per epoch. "epoch" is its position where given; "step" and "seconds" are not drawn, nor are
+            "skipped_steps" while there were none; every other key is a curve, in which None and NaN are gaps.
         classes: names by label value; a curve whose key contains a class's name has that class's colour.
     """
     panels = curve_panels(history)
@@ -147,7 +147,8 @@ def curve_panels(history: Sequence[Mapping[str, float | None]]) -> dict[str, lis
     """The panels of `training_curves`, in order: title -> the keys drawn in it."""
     panels: dict[str, list[str]] = {}
     for key in dict.fromkeys(key for row in history for key in row):
-        if key not in ("epoch", "step", "seconds"):
+        untroubled = key == "skipped_steps" and not any(row.get(key) for row in history)
+        if key not in ("epoch", "step", "seconds") and not untroubled:
             panels.setdefault(_panel(key), []).append(key)
     return dict(sorted(panels.items(), key=lambda item: (item[0] != "loss", item[0] == "learning rate", item[0])))
 

@@ -1,13 +1,14 @@
 """`DensePredictionTask`: the LightningModule that every field's task extends.
 
-It owns what does not depend on the field: AdamW with warm-up and a decaying rate, the seed of each step, the guard
-against a loss that is no longer a number, and the means that go into the training history.
+It owns what does not depend on the field: AdamW with warm-up and a decaying rate, the seed of each step, the guards
+against a loss and a gradient that are no longer numbers, and the means that go into the training history.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -20,7 +21,9 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from statefield.errors import ConfigError, TrainingDiverged
+from statefield.tasks.common.gradients import GradientGuard, gradient_norm
 
+log = logging.getLogger(__name__)
 Schedule = Literal["cosine", "poly", "constant"]
 
 
@@ -58,6 +61,8 @@ class DensePredictionTask(LightningModule):
         total_steps: optimiser steps of the whole training.
         average_decay: keep a moving average of the weights with this decay, and validate and test with it; None: do
             not. Early on the decay is `(1 + step) / (10 + step)`, so that the first weights are soon forgotten.
+        max_skipped_steps: a step whose gradient is not finite is left out: weights, optimiser, rate and average stay as
+            they are; so many in a row raise `TrainingDiverged`.
     """
 
     net: nn.Module
@@ -72,6 +77,7 @@ class DensePredictionTask(LightningModule):
         seed: int,
         total_steps: int,
         average_decay: float | None = None,
+        max_skipped_steps: int = 10,
     ) -> None:
         super().__init__()
         for name, value, least in (("lr", lr, 0.0), ("weight_decay", weight_decay, 0.0)):
@@ -83,6 +89,8 @@ class DensePredictionTask(LightningModule):
         self.seed, self.total_steps, self.average_decay = seed, total_steps, average_decay
         self.averaged: nn.Module | None = None
         self.epoch_scores: dict[str, float] = {}
+        self.gradients = GradientGuard(max_skipped_steps)
+        self._step_taken = True
         self._loss_sum, self._loss_count = 0.0, 0
         self._seconds_before, self._started = 0.0, time.monotonic()
 
@@ -101,6 +109,7 @@ class DensePredictionTask(LightningModule):
                 "that file. The checkpoints written before this step are whole."
             )
         self._loss_sum, self._loss_count = self._loss_sum + value, self._loss_count + 1
+        self.gradients.saw_batch(batch["origin"])
         return loss
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -120,16 +129,41 @@ class DensePredictionTask(LightningModule):
         """The net that validation and test look at: the averaged one where there is one."""
         return self.net if self.averaged is None else self.averaged
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Measure the gradient, scale it down to `gradient_clip_val`, or drop it where it is no number.
+
+        Lightning calls this between the backward pass and each optimiser step. Without gradients AdamW leaves weights
+        and moments as they are.
+        """
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = gradient_norm(parameters)
+        where = f"step {self.global_step} (epoch {self.current_epoch}, learning rate {self.current_rate():.3g})"
+        self._step_taken = self.gradients.admits(float(norm), where=where)
+        if not self._step_taken:
+            optimizer.zero_grad(set_to_none=True)
+        elif gradient_clip_val is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        if self.averaged is not None:
+        if self.averaged is not None and self._step_taken:
             self._average()
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if self._step_taken:
+            super().lr_scheduler_step(scheduler, metric)
 
     @torch.no_grad()
     def _average(self) -> None:
         assert self.averaged is not None and self.average_decay is not None
-        # Lightning has counted this step already
-        decay = min(self.average_decay, (1 + self.global_step) / (10 + self.global_step))
+        # Lightning has counted this step already, and those that were left out
+        steps = self.global_step - self.gradients.skipped_in_all
+        decay = min(self.average_decay, (1 + steps) / (10 + steps))
         mean, latest = self.averaged.state_dict(), self.net.state_dict()
         floating = [name for name, value in mean.items() if value.is_floating_point()]
         torch._foreach_lerp_([mean[name] for name in floating], [latest[name] for name in floating], 1 - decay)
@@ -140,8 +174,21 @@ class DensePredictionTask(LightningModule):
         """The mean loss of the current epoch so far; NaN before its first batch."""
         return self._loss_sum / self._loss_count if self._loss_count else math.nan
 
+    def epoch_means(self) -> dict[str, float]:
+        """What the history says of the epoch's steps: loss, gradient norm (before clipping), and steps left out."""
+        return {
+            "train_loss": self.train_loss(),
+            "gradient_norm": self.gradients.mean_norm,
+            "skipped_steps": self.gradients.skipped_in_epoch,
+        }
+
     def start_epoch_means(self) -> None:
+        if skipped := self.gradients.skipped_in_epoch:
+            log.warning(
+                "epoch %d: %d steps left out, as their gradient was no finite number", self.current_epoch + 1, skipped
+            )
         self._loss_sum, self._loss_count = 0.0, 0
+        self.gradients.start_epoch()
 
     def train_seconds(self) -> float:
         """Wall time spent in training and validation, those of earlier runs that this one resumed included."""
@@ -154,11 +201,13 @@ class DensePredictionTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["epoch_means"] = {"loss_sum": self._loss_sum, "loss_count": self._loss_count}
+        checkpoint["gradients"] = self.gradients.state_dict()
         checkpoint["train_seconds"] = self.train_seconds()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         means = checkpoint["epoch_means"]
         self._loss_sum, self._loss_count = means["loss_sum"], means["loss_count"]
+        self.gradients.load_state_dict(checkpoint["gradients"])
         self._seconds_before = checkpoint["train_seconds"]
 
     def configure_optimizers(self) -> Any:

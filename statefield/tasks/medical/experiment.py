@@ -128,6 +128,7 @@ def build_task(recipe: SegmentationRecipe, info: DatasetInfo, *, total_steps: in
             roi=recipe.inference.roi or recipe.data.patch_size,
             seed=recipe.seed,
             total_steps=total_steps,
+            max_skipped_steps=recipe.trainer.max_skipped_steps,
         )
     if recipe.model.weights is not None:
         load_weights(task.net, recipe.model.weights)

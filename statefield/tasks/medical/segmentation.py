@@ -32,7 +32,7 @@ class SegmentationTask(DensePredictionTask):
         classes: names by label value. num_channels: image channels of the dataset.
         slice_context: neighbours on each side that the net sees as further channels.
         roi: the inference window in pixels; None: whole slices.
-        seed, total_steps: see `DensePredictionTask`.
+        seed, total_steps, max_skipped_steps: see `DensePredictionTask`.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class SegmentationTask(DensePredictionTask):
         roi: tuple[int, ...] | None,
         seed: int,
         total_steps: int,
+        max_skipped_steps: int = 10,
     ) -> None:
         super().__init__(
             lr=config.lr,
@@ -55,6 +56,7 @@ class SegmentationTask(DensePredictionTask):
             seed=seed,
             total_steps=total_steps,
             average_decay=config.average_decay,
+            max_skipped_steps=max_skipped_steps,
         )
         self.classes, self.slice_context, self.roi = classes, slice_context, roi
         self.inference = dataclasses.replace(inference, mirror=False)
