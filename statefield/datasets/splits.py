@@ -40,10 +40,7 @@ def split_cases(
     >>> {name: len(part) for name, part in split_cases([f"case_{i}" for i in range(20)]).items()}
     {'train': 14, 'val': 2, 'test': 4}
     """
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ConfigError(
-            f"split fractions {fractions} cannot work: give three shares >= 0 (train, val, test) of sum 1."
-        )
+    _require_fractions(fractions)
     if len(set(cases)) != len(cases):
         twice = sorted({case for case in cases if list(cases).count(case) > 1})
         raise ConfigError(f"cases named twice: {', '.join(twice[:5])}: each case needs a name of its own.")
@@ -75,6 +72,31 @@ def split_off_val(
     return split_cases(cases, fractions=(1 - val_fraction, val_fraction, 0.0), seed=seed, group_of=group_of)
 
 
+def split_into_blocks(
+    num_slices: int, *, fractions: tuple[float, float, float] = FRACTIONS, seed: int = 0
+) -> dict[Split, list[range]]:
+    """Divide one stack into blocks of neighbouring slices, since neighbours are too alike to be in two splits.
+
+    Train, val and test follow one another along the stack. `seed` moves them all on by `seed` times the length of
+    test, around the end of the stack, where the block that meets it becomes two.
+
+    >>> split_into_blocks(30)
+    {'train': [range(0, 21)], 'val': [range(21, 24)], 'test': [range(24, 30)]}
+    >>> split_into_blocks(30, seed=1)["train"]
+    [range(6, 27)]
+    """
+    _require_fractions(fractions)
+    counts = _counts(num_slices, fractions)
+    start = seed * max(counts[2], 1)
+    blocks: dict[Split, list[range]] = {}
+    for name, count in zip(SPLITS, counts, strict=False):
+        first = start % max(num_slices, 1)
+        pieces = [range(first, min(first + count, num_slices)), range(max(first + count - num_slices, 0))]
+        blocks[name] = sorted((piece for piece in pieces if piece), key=lambda piece: piece[0])
+        start += count
+    return blocks
+
+
 def grouped_by(pattern: str) -> Callable[[str], str]:
     """A `group_of` that takes the first group of a regular expression found in the case's name; "" keeps cases single.
 
@@ -99,6 +121,13 @@ def grouped_by(pattern: str) -> Callable[[str], str]:
         return match.group(1)
 
     return group_of
+
+
+def _require_fractions(fractions: tuple[float, float, float]) -> None:
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ConfigError(
+            f"split fractions {fractions} cannot work: give three shares >= 0 (train, val, test) of sum 1."
+        )
 
 
 def _rank(group: str, seed: int) -> str:

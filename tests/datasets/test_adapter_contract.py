@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import pytest
 from fakes.medical import write_msd, write_nnunet, write_pairs, write_pairs_of_volumes
-from fakes.published import write_drive
+from fakes.published import write_drive, write_isbi2012
 
 from statefield.datasets import ADAPTERS, SPLITS, DatasetAdapter, open_dataset, recognise
 from statefield.datasets.sample import UNLABELLED
@@ -27,6 +27,8 @@ WRITERS = {
     "nnunet, png": lambda root: write_nnunet(root, shape=(24, 32), file_ending=".png"),
     "drive": write_drive,
     "drive, png": lambda root: write_drive(root, suffix=".png"),
+    "isbi2012": write_isbi2012,
+    "isbi2012, a file for each section": lambda root: write_isbi2012(root, stacks=False),
     "mni152": None,
 }
 WITH_UNLABELLED = {"drive"}

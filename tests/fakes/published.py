@@ -45,3 +45,31 @@ def write_palette(path: Path, labels: np.ndarray) -> Path:
     picture.putpalette([0, 0, 0, 255, 255, 255, *([128] * 3 * 254)])
     picture.save(path)
     return path
+
+
+def write_isbi2012(
+    root: Path, *, num_sections: int = 10, size: tuple[int, int] = (36, 40), stacks: bool = True, seed: int = 0
+) -> Path:
+    """ISBI 2012: stacks as multi-page TIFF, or a PNG for each section; 255 = cell, 0 = membrane; labels for training."""
+    image, labels = blobs((num_sections, *size), seed=seed)
+    cells = (255 * (1 - labels)).astype(np.uint8)
+    pixels = image[..., 0].astype(np.uint8)
+    if stacks:
+        for name, pages in (("train-volume", pixels), ("train-labels", cells), ("test-volume", pixels[:3])):
+            write_pages(root / f"{name}.tif", pages)
+        return root
+    for index in range(num_sections):
+        write_picture(root / "train" / "image" / f"{index}.png", pixels[index])
+        write_picture(root / "train" / "label" / f"{index}.png", cells[index])
+    for index in range(3):
+        write_picture(root / "test" / f"{index}.png", pixels[index])
+        write_picture(root / "test" / f"{index}_predict.png", cells[index])  # left there by a popular repository
+    return root
+
+
+def write_pages(path: Path, pages: np.ndarray) -> Path:
+    """A multi-page TIFF of `pages` [N, H, W], 8 bit."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *rest = [Image.fromarray(page.astype(np.uint8)) for page in pages]
+    first.save(path, save_all=True, append_images=rest)
+    return path

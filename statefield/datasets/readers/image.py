@@ -85,6 +85,40 @@ def read_mask(
     return integer_labels(path, values, num_classes, unlabelled=unlabelled)
 
 
+def num_pages_of(path: str | os.PathLike[str]) -> int:
+    """How many pages (frames) a TIFF or GIF holds, from its headers alone; 1 for other pictures."""
+    path = Path(path)
+    with _failures_named(path), _header_of(path) as image:
+        return int(getattr(image, "n_frames", 1))
+
+
+def read_pages(path: str | os.PathLike[str], first: int = 0, last: int | None = None) -> np.ndarray:
+    """Pages `first` to `last` (both included; None: to the end) of a grey TIFF as [N, H, W], in the file's own dtype.
+
+    Raises:
+        DataError: damaged, larger than the memory limit, pages that are missing, coloured, or of several sizes.
+    """
+    path = Path(path)
+    with _failures_named(path), _header_of(path) as image:
+        num_pages = int(getattr(image, "n_frames", 1))
+        last = num_pages - 1 if last is None else last
+        if not 0 <= first <= last < num_pages:
+            raise DataError(f"{path}: pages {first} to {last} wanted, {num_pages} found; is the file cut off?")
+        width, height = image.size
+        count = last - first + 1
+        require_memory(path, count * width * height * 4, f"{count} pages of {height} x {width} pixels")
+        pages = []
+        for number in range(first, last + 1):
+            image.seek(number)
+            if image.mode not in _GREY_MODES or image.size != (width, height):
+                raise DataError(
+                    f"{path}: page {number} has colour mode {image.mode} and {image.size[1]} x {image.size[0]} pixels; "
+                    f"grey pages of {height} x {width} pixels, as the first, are needed."
+                )
+            pages.append(np.array(image))
+    return np.stack(pages)
+
+
 def mask_values(path: str | os.PathLike[str]) -> np.ndarray:
     """The distinct values that a mask file holds, sorted, 0/255 not yet turned into 0/1."""
     return np.unique(read_mask(path))
@@ -154,11 +188,20 @@ def _grey_of_rgb(path: Path, rgb: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The decoded picture; every way in which Pillow fails on a damaged file becomes one `DataError`."""
+    """The decoded picture."""
+    with _failures_named(path):
+        image = _decoded(path)
+    with image:
+        yield image
+
+
+@contextmanager
+def _failures_named(path: Path) -> Iterator[None]:
+    """Every way in which Pillow fails on a damaged file becomes one `DataError`."""
     if not path.is_file():
         raise DataError(f"{path}: no such file.")
     try:
-        image = _decoded(path)
+        yield
     except DataError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -170,15 +213,17 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             f"({type(error).__name__}: {error}). "
             "Copy or download it again, or convert it to PNG."
         ) from error
-    with image:
-        yield image
+
+
+def _header_of(path: Path) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(path)
 
 
 def _decoded(path: Path) -> Image.Image:
     """The picture with its pixels in memory, after its header was judged: frames, and the memory it will take."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = Image.open(path)
+    image = _header_of(path)
     try:
         num_frames = getattr(image, "n_frames", 1)
         if num_frames > 1:
