@@ -12,7 +12,7 @@ from fakes.medical import write_pairs_of_volumes
 from statefield.cli.main import main
 from statefield.datasets.adapter import load_files
 from statefield.tasks.common.config import InferenceConfig, TrainerConfig
-from statefield.tasks.common.data import normalise
+from statefield.tasks.common.volumes import normalise
 from statefield.tasks.medical.predict import segment_volume
 from statefield.tasks.medical.recipe import DataConfig, ModelConfig, SegmentationRecipe
 from statefield.tasks.medical.run import load_run, train

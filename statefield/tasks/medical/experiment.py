@@ -19,11 +19,11 @@ from statefield.datasets.sample import DatasetInfo, Record
 from statefield.datasets.splits import Split
 from statefield.errors import CheckpointError, ConfigError, DataError
 from statefield.files import write_json
-from statefield.tasks.common.augment import build_augmentation
 from statefield.tasks.common.checkpointing import load_weights
 from statefield.tasks.common.config import InferenceConfig, NormalisationConfig
-from statefield.tasks.common.data import SliceData, VolumeStore
+from statefield.tasks.common.data import PatchData
 from statefield.tasks.common.run_folder import RunFolder
+from statefield.tasks.common.volumes import VolumeStore
 from statefield.tasks.medical.recipe import SegmentationRecipe, read_recipe
 from statefield.tasks.medical.segmentation import SegmentationTask
 
@@ -54,6 +54,11 @@ class TrainedRun:
     @property
     def normalisation(self) -> NormalisationConfig:
         return self.recipe.data.normalisation
+
+    @property
+    def spacing(self) -> tuple[float | None, float | None, float | None] | None:
+        """The distance between voxels that the net was trained at (slices, rows, columns), mm; None: as stored."""
+        return self.recipe.data.spacing
 
     @property
     def slice_context(self) -> int:
@@ -135,20 +140,24 @@ def build_task(recipe: SegmentationRecipe, info: DatasetInfo, *, total_steps: in
     return task
 
 
-def build_data(recipe: SegmentationRecipe, dataset: Dataset, splits: Splits, folder: RunFolder) -> SliceData:
-    """The batches of a recipe; reads, checks and normalises every training and validation case."""
+def build_data(recipe: SegmentationRecipe, dataset: Dataset, splits: Splits, folder: RunFolder) -> PatchData:
+    """The batches of a recipe; reads, checks, normalises and resamples every training and validation case."""
     data = recipe.data
     store = VolumeStore(
-        dataset.adapter, dataset.info, data.normalisation, folder.cache if data.cache == "disk" else None
+        dataset.adapter,
+        dataset.info,
+        data.normalisation,
+        folder.cache if data.cache == "disk" else None,
+        spacing=data.spacing,
     )
-    return SliceData(
+    return PatchData(
         store,
         splits["train"],
         splits["val"],
         patch_size=data.patch_size,
         slice_context=data.slice_context,
         foreground=data.foreground,
-        augmentation=build_augmentation(data.augment),
+        augment=data.augment,
         batch_size=data.batch_size,
         steps_per_epoch=recipe.trainer.steps_per_epoch,
         workers=data.workers,

@@ -28,9 +28,9 @@ from statefield.datasets.sample import DatasetInfo, Meta
 from statefield.errors import ConfigError, ShapeError, StatefieldError
 from statefield.files import atomic_path
 from statefield.tasks.common.config import InferenceConfig, NormalisationConfig
-from statefield.tasks.common.data import normalise, stack_neighbours
 from statefield.tasks.common.figures import displayed, tinted
 from statefield.tasks.common.tiling import Progress, sliding_window
+from statefield.tasks.common.volumes import normalise, stack_neighbours
 from statefield.tasks.medical.inputs import InputCase, OutputFiles
 
 

@@ -29,7 +29,7 @@ from statefield.tasks.common.checkpointing import (
     verify_checkpoint,
 )
 from statefield.tasks.common.config import TrainerConfig
-from statefield.tasks.common.data import SliceData
+from statefield.tasks.common.data import PatchData
 from statefield.tasks.common.run_folder import RunFolder, read_history
 from statefield.tasks.medical.experiment import (
     Dataset,
@@ -235,7 +235,7 @@ def _fit(
     recipe: SegmentationRecipe,
     folder: RunFolder,
     info: DatasetInfo,
-    data: SliceData,
+    data: PatchData,
     *,
     resume: bool,
     callbacks: Sequence[Callback],

@@ -17,11 +17,11 @@ from statefield.datasets.sample import DatasetInfo, Record, Sample
 from statefield.errors import DataError
 from statefield.files import write_json
 from statefield.tasks.common.config import InferenceConfig, NormalisationConfig
-from statefield.tasks.common.data import normalise
 from statefield.tasks.common.environment import describe_environment
 from statefield.tasks.common.report import CaseView, ComparisonRow, MetricRow, Value, write_report
 from statefield.tasks.common.run_folder import RunFolder
 from statefield.tasks.common.segmentation_metrics import SegmentationMetrics, SegmentationState
+from statefield.tasks.common.volumes import normalise
 from statefield.tasks.medical.baseline import fit_thresholds
 from statefield.tasks.medical.predict import segment_volume, write_prediction
 from statefield.tasks.medical.recipe import SegmentationRecipe, recipe_text

@@ -9,7 +9,8 @@ import torch
 from statefield.errors import ConfigError
 from statefield.tasks.common.augment import build_augmentation
 from statefield.tasks.common.config import UNLABELLED, NormalisationConfig
-from statefield.tasks.common.data import PatchDataset, PositionSampler, Volume, normalise, stack_neighbours
+from statefield.tasks.common.patches import PositionSampler, SlicePatches
+from statefield.tasks.common.volumes import Volume, normalise, stack_neighbours
 
 
 def _volume(shape=(6, 20, 24), *, case="a", channels=1, foreground_slices=(2, 3)) -> Volume:
@@ -24,9 +25,9 @@ def _volume(shape=(6, 20, 24), *, case="a", channels=1, foreground_slices=(2, 3)
     return Volume(image, mask, present, meta | {"affine": None, "file": None})
 
 
-def _patches(volumes, **settings) -> PatchDataset:
+def _patches(volumes, **settings) -> SlicePatches:
     defaults = {"patch_size": (8, 8), "slice_context": 0, "foreground": 0.5, "seed": 3}
-    return PatchDataset(volumes, augmentation=build_augmentation("medical"), **(defaults | settings))
+    return SlicePatches(volumes, augmentation=build_augmentation("medical"), **(defaults | settings))
 
 
 def test_zscore_gives_mean_zero_and_deviation_one_per_channel():
@@ -112,7 +113,7 @@ def test_each_pass_visits_each_slice_once_in_an_order_of_its_own():
 
 
 def test_with_foreground_one_every_patch_holds_foreground_and_both_classes_are_drawn():
-    patches = PatchDataset(
+    patches = SlicePatches(
         [_volume()],
         patch_size=(8, 8),
         slice_context=0,
@@ -127,7 +128,7 @@ def test_with_foreground_one_every_patch_holds_foreground_and_both_classes_are_d
 
 
 def test_a_slice_smaller_than_the_patch_is_padded_with_unlabelled_pixels():
-    patches = PatchDataset(
+    patches = SlicePatches(
         [_volume((2, 6, 30), foreground_slices=())],
         patch_size=(10, 12),
         slice_context=1,

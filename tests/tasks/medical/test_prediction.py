@@ -19,7 +19,7 @@ from statefield.datasets.adapter import load_files
 from statefield.datasets.sample import DatasetInfo
 from statefield.errors import ConfigError, DataError, ShapeError
 from statefield.tasks.common.config import InferenceConfig, NormalisationConfig
-from statefield.tasks.common.data import stack_neighbours
+from statefield.tasks.common.volumes import stack_neighbours
 from statefield.tasks.medical.inputs import find_cases, place_outputs
 from statefield.tasks.medical.predict import (
     Outcome,

@@ -1,0 +1,204 @@
+"""Files to arrays that a net can take: cases normalised, on the grid of the recipe, in memory or mapped from disk.
+
+Shape legend: C channels, D slices, H x W pixels, k neighbours on each side (`slice_context`). A photograph is a volume
+of one slice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from statefield.datasets.adapter import DatasetAdapter
+from statefield.datasets.sample import DatasetInfo, Meta, Record
+from statefield.errors import ConfigError, DataError
+from statefield.files import atomic_path
+from statefield.tasks.common.config import NormalisationConfig
+from statefield.tasks.common.resampling import coarse_axis, resample_image, resample_labels, resampled_shape
+
+log = logging.getLogger(__name__)
+
+Spacing = tuple[float | None, float | None, float | None]  # mm between slices, rows, columns; None: as stored
+
+
+def normalise(image: NDArray[np.float32], config: NormalisationConfig) -> NDArray[np.float32]:
+    """`image` [C, *S] as `config` says, each channel by itself; float32, a new array.
+
+    A constant channel becomes 0 with the z-scores. Raises `ConfigError` for settings that cannot work.
+    """
+    calibrated = config.method in ("range", "ct")
+    if calibrated and (config.low is None or config.high is None or config.low >= config.high):
+        raise ConfigError(
+            f"data.normalisation: method {config.method!r} needs low < high in the file's units; given "
+            f"low={config.low}, high={config.high}."
+        )
+    if config.method == "ct" and (config.mean is None or config.std is None or not config.std > 0):
+        raise ConfigError(
+            f"data.normalisation: method 'ct' needs mean, and std above 0, in the file's units; given "
+            f"mean={config.mean}, std={config.std}. `statefield medical plan` finds them."
+        )
+    if config.clip_percentiles is not None and not 0 <= config.clip_percentiles[0] < config.clip_percentiles[1] <= 100:
+        raise ConfigError(
+            f"data.normalisation.clip_percentiles = {config.clip_percentiles}: two rising values in 0..100 are needed."
+        )
+    result = np.empty(image.shape, dtype=np.float32)
+    for channel, values in enumerate(np.asarray(image, dtype=np.float32)):
+        counted = values != 0 if config.method == "zscore_nonzero" else np.ones(values.shape, dtype=bool)
+        if config.clip_percentiles is not None and counted.any():
+            low, high = np.percentile(values[counted], config.clip_percentiles)
+            values = np.where(counted, np.clip(values, low, high), values)
+        if config.method == "none":
+            result[channel] = values
+        elif config.method == "range":
+            assert config.low is not None and config.high is not None
+            result[channel] = np.clip((values - config.low) / (config.high - config.low), 0, 1)
+        elif config.method == "ct":
+            assert config.mean is not None and config.std is not None
+            result[channel] = (np.clip(values, config.low, config.high) - config.mean) / config.std
+        else:
+            chosen = values[counted]
+            mean, deviation = (
+                (chosen.mean(dtype=np.float64), chosen.std(dtype=np.float64)) if chosen.size else (0.0, 0.0)
+            )
+            result[channel] = np.where(counted, (values - mean) / (deviation if deviation > 0 else 1.0), 0.0)
+    return result
+
+
+def stack_neighbours(volume: NDArray[np.float32], index: int, context: int) -> NDArray[np.float32]:
+    """Slices index-k .. index+k of `volume` [C, D, H, W] as channels, [(2k+1) * C, H, W]; the end slices repeat."""
+    chosen = np.clip(np.arange(index - context, index + context + 1), 0, volume.shape[1] - 1)
+    return np.ascontiguousarray(volume[:, chosen].swapaxes(0, 1).reshape(-1, *volume.shape[2:]))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of a case lie, and on which grid a net wants them.
+
+    shape, spacing: as stored, (D, H, W), the latter in mm. wanted_shape, wanted_spacing: for the net. coarse: the axis
+    whose slices are too far apart to be interpolated, as `resampling.coarse_axis` finds it.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    wanted_shape: tuple[int, ...]
+    wanted_spacing: tuple[float, ...]
+    coarse: int | None
+
+    @classmethod
+    def of(cls, shape: Sequence[int], meta: Meta, wanted: Spacing | None) -> Grid:
+        """The grid of a case of `shape` (D, H, W), for a net that was trained at `wanted` mm; None: as stored.
+
+        Raises: ConfigError: a spacing that is not positive. DataError: a case that does not state its own.
+        """
+        here = tuple(int(side) for side in shape)
+        stored = (1.0,) * (3 - len(meta["spacing"])) + tuple(float(side) for side in meta["spacing"])
+        if wanted is None or all(side is None for side in wanted):
+            return cls(here, stored, here, stored, None)
+        if not meta["spacing_known"]:
+            raise DataError(
+                f"{meta['path']}: the case {meta['case']!r} does not state the distance between its voxels, so it "
+                f"cannot be resampled to data.spacing = {tuple(wanted)} mm. Write its spacing into the file, or set "
+                "data.spacing to null to use every case as stored."
+            )
+        if len(meta["spacing"]) == 2:  # a picture has no distance between slices
+            wanted = (None, *wanted[1:])
+        target = tuple(have if want is None else float(want) for have, want in zip(stored, wanted, strict=True))
+        return cls(here, stored, resampled_shape(here, stored, wanted), target, coarse_axis(stored, wanted))
+
+    @property
+    def differs(self) -> bool:
+        """Whether the case has to be resampled."""
+        return self.wanted_shape != self.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One case in memory (or mapped from disk): `image` float32 [C, D, H, W] normalised, `mask` int16 [D, H, W].
+
+    `present[d, k]` says whether slice d shows class k. `spacing`: mm between the voxels of these arrays, 1 where the
+    file does not say; `meta` speaks of the file.
+    """
+
+    image: NDArray[np.float32]
+    mask: NDArray[np.int16]
+    present: NDArray[np.bool_]
+    meta: Meta
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+
+class VolumeStore:
+    """The cases of some records, each read once.
+
+    Intensities are normalised on the voxels as stored, and then resampled, in the order of nnU-Net; prediction does
+    the same.
+
+    Args:
+        spacing: mm between slices, rows and columns to which every case is resampled; None, whole or for an axis: as
+            stored.
+        folder: where to keep arrays of all cases as .npy files, mapped into memory when read (for data larger than
+            memory); None keeps them in memory.
+    """
+
+    def __init__(
+        self,
+        adapter: DatasetAdapter,
+        info: DatasetInfo,
+        normalisation: NormalisationConfig,
+        folder: Path | None = None,
+        *,
+        spacing: Spacing | None = None,
+    ) -> None:
+        self.adapter, self.info, self.normalisation, self.folder = adapter, info, normalisation, folder
+        self.spacing = spacing
+        self._num_read, self._num_resampled = 0, 0
+
+    def load(self, record: Record, *, keep: bool = True) -> Volume:
+        """Read, check, normalise and resample one case.
+
+        Args: keep: False to look at a case without keeping it: it is read and checked, but stays on its own grid.
+
+        Raises: DataError when it has no mask, or no spacing where one is needed.
+        """
+        sample = self.adapter.load(record)
+        if "mask" not in sample:
+            raise DataError(f"{sample['meta']['path']}: the case {record.case!r} has no labels; training needs them.")
+        raw, labels = sample["image"], sample["mask"]
+        if labels.ndim == 2:
+            raw, labels = raw[:, None], labels[None]
+        grid = Grid.of(labels.shape, sample["meta"], self.spacing)
+        image, mask, spacing = normalise(raw, self.normalisation), labels.astype(np.int16), grid.spacing
+        if keep:
+            self._num_read += 1
+            if grid.differs:
+                image = resample_image(image, grid.wanted_shape, coarse_axis=grid.coarse)
+                mask = resample_labels(mask, grid.wanted_shape, coarse_axis=grid.coarse).astype(np.int16, copy=False)
+                spacing = grid.wanted_spacing
+                self._num_resampled += 1
+        present = np.stack([(mask == k).any(axis=(1, 2)) for k in range(len(self.info.classes))], axis=1)
+        if keep and self.folder is not None:
+            stem = record.case.replace("/", "_")
+            image = _mapped(self.folder / f"{stem}.image.npy", image)
+            mask = _mapped(self.folder / f"{stem}.mask.npy", mask)
+        return Volume(image, mask, present, sample["meta"], spacing)
+
+    def report(self) -> None:
+        """Log how many of the cases kept so far were resampled, when a spacing was asked for."""
+        if self.spacing is not None:
+            log.info(
+                "%d of %d cases resampled to %s mm (slices, rows, columns)",
+                self._num_resampled,
+                self._num_read,
+                " x ".join("as stored" if side is None else f"{side:g}" for side in self.spacing),
+            )
+
+
+def _mapped(path: Path, array: NDArray[Any]) -> NDArray[Any]:
+    with atomic_path(path) as partial, partial.open("wb") as out:
+        np.save(out, array)
+    return np.load(path, mmap_mode="r")
