@@ -34,6 +34,7 @@ Progress = Callable[[int, int], None]
 Net = Callable[[Tensor], Tensor]
 
 _SIGMA_SCALE = 0.125
+_BYTES_AT_A_TIME = 64 << 20  # of finished rows that are averaged together
 _SMALLEST_WEIGHT = 1e-3  # a corner seen by one window only is divided by its own weight: keep that far from zero
 
 
@@ -165,92 +166,140 @@ def sliding_slabs(
     mirror_axes: Sequence[int] = (),
     device: torch.device | str | None = None,
     progress: Progress | None = None,
+    band: tuple[int, int] | None = None,
 ) -> Iterator[Slab]:
     """`sliding_window`, row by row: yields `Slab`s from the first row to the last, each as soon as it is final.
 
     Arguments and errors are those of `sliding_window`; errors come at the call, before the first slab is asked for.
+
+    Args:
+        band: columns start..stop of the second spatial axis: slabs hold these alone, and only windows that touch them
+            go through the net. An image whose rows are too large for memory can so be done band by band; windows that
+            touch two bands are computed twice.
     """
     overlaps = _checked(image, roi, overlap, batch_size, mirror_axes)
+    if band is not None and not 0 <= band[0] < band[1] <= image.shape[3]:
+        raise ShapeError(f"band={band}: columns start < stop of the image's {image.shape[3]} are needed.")
     weights = window_weights(roi, weighting, dtype=_sum_dtype(image.dtype))
-    return _walk(image, mirrored(net, mirror_axes), tuple(roi), overlaps, batch_size, weights, device, progress)
+    windows = _Windows(tuple(image.shape[2:]), tuple(int(size) for size in roi), tuple(overlaps), band)
+    return _walk(image, mirrored(net, mirror_axes), windows, batch_size, weights, device, progress)
+
+
+def num_windows(
+    sizes: Sequence[int],
+    roi: Sequence[int],
+    overlap: float | Sequence[float] = 0.5,
+    band: tuple[int, int] | None = None,
+) -> int:
+    """How many windows `sliding_slabs` puts through the net for one image of `sizes` (spatial axes alone)."""
+    overlaps = [overlap] * len(roi) if isinstance(overlap, (int, float)) else overlap
+    windows = _Windows(tuple(sizes), tuple(roi), tuple(overlaps), band)
+    return len(windows.rows) * len(windows.corners)
+
+
+class _Windows:
+    """Where the windows of an image lie, in voxels of the image padded to at least the roi.
+
+    before: zeros that precede the image on each axis. rows: starts along the first axis. corners: starts along the
+    others, of the windows that touch the band. band: its columns, start..stop.
+    """
+
+    def __init__(
+        self, sizes: tuple[int, ...], roi: tuple[int, ...], overlaps: tuple[float, ...], band: tuple[int, int] | None
+    ) -> None:
+        self.sizes, self.roi = sizes, roi
+        self.padded = tuple(max(size, window) for size, window in zip(sizes, roi, strict=True))
+        self.before = tuple((padded - size) // 2 for padded, size in zip(self.padded, sizes, strict=True))
+        starts = [window_starts(*axis) for axis in zip(self.padded, roi, overlaps, strict=True)]
+        low, high = band or (0, sizes[1])
+        self.band = (low + self.before[1], high + self.before[1])
+        starts[1] = [start for start in starts[1] if start < self.band[1] and start + roi[1] > self.band[0]]
+        self.rows, self.corners = starts[0], list(itertools.product(*starts[1:]))
+
+    def cut(self, image: Tensor, corner: Sequence[int]) -> Tensor:
+        """The window at `corner` of an image [C, *S]; zeros where it reaches beyond."""
+        low = [start - pad for start, pad in zip(corner, self.before, strict=True)]
+        high = [start + size for start, size in zip(low, self.roi, strict=True)]
+        box = [slice(max(a, 0), min(b, size)) for a, b, size in zip(low, high, self.sizes, strict=True)]
+        window = image[(slice(None), *box)]
+        gaps = [(max(-a, 0), max(b - size, 0)) for a, b, size in zip(low, high, self.sizes, strict=True)]
+        if not any(side for gap in gaps for side in gap):
+            return window
+        return functional.pad(window, [side for gap in reversed(gaps) for side in gap])
+
+    def places(self, corner: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Of the window at `corner` (first axis aside): which part touches the band, and where the sums have it."""
+        first = max(corner[0], self.band[0])
+        last = min(corner[0] + self.roi[1], self.band[1])
+        rest = [slice(start, start + size) for start, size in zip(corner[1:], self.roi[2:], strict=True)]
+        inside = (slice(None), slice(first - corner[0], last - corner[0]), *(slice(None) for _ in rest))
+        return inside, (slice(None), slice(first - self.band[0], last - self.band[0]), *rest)
 
 
 @torch.no_grad()
 def _walk(
     image: Tensor,
     net: Net,
-    roi: tuple[int, ...],
-    overlaps: Sequence[float],
+    windows: _Windows,
     batch_size: int,
     weights: Tensor,
     device: torch.device | str | None,
     progress: Progress | None,
 ) -> Iterator[Slab]:
-    before, padded = _padded(image, roi)
-    num_images, sizes = padded.shape[0], padded.shape[2:]
-    starts = [window_starts(size, roi[axis], overlaps[axis]) for axis, size in enumerate(sizes)]
-    rows, rest = starts[0], list(itertools.product(*starts[1:]))
-    total, done = num_images * len(rows) * len(rest), 0
+    rows, roi = windows.rows, windows.roi
+    units = [(number, corner) for number in range(image.shape[0]) for corner in windows.corners]
+    total, done = len(rows) * len(units), 0
 
     weights = weights.to(image.device)
-    weight_sum = torch.zeros((roi[0], *sizes[1:]), dtype=weights.dtype, device=image.device)
+    held = (roi[0], windows.band[1] - windows.band[0], *windows.padded[2:])
+    weight_sum = torch.zeros(held, dtype=weights.dtype, device=image.device)
     logit_sum: Tensor | None = None
     for index, row in enumerate(rows):
-        units = [(number, corner) for number in range(num_images) for corner in rest]
         for first in range(0, len(units), batch_size):
             batch = units[first : first + batch_size]
-            windows = torch.stack([padded[number][_box((row, *corner), roi)] for number, corner in batch])
-            logits = net(windows if device is None else windows.to(device))
-            _check_logits(logits, windows)
+            given = torch.stack([windows.cut(image[number], (row, *corner)) for number, corner in batch])
+            logits = net(given if device is None else given.to(device))
+            _check_logits(logits, given)
             logits = _widened(logits).to(image.device, weights.dtype)
             if logit_sum is None:
-                shape = (num_images, logits.shape[1], *weight_sum.shape)
+                shape = (image.shape[0], logits.shape[1], *held)
                 logit_sum = torch.zeros(shape, dtype=weights.dtype, device=image.device)
             for window, (number, corner) in zip(logits, batch, strict=True):
-                box = _box((0, *corner), roi)
-                logit_sum[number][box] += window * weights
+                part, place = windows.places(corner)
+                logit_sum[number][(slice(None), *place)].addcmul_(window[(slice(None), *part)], weights[part])
                 if number == 0:
-                    weight_sum[box[1:]] += weights
+                    weight_sum[place] += weights[part]
+            del logits
             done += len(batch)
             if progress is not None:
                 progress(done, total)
         assert logit_sum is not None
-        final = (rows[index + 1] if index + 1 < len(rows) else sizes[0]) - row
-        yield from _unpadded(row, logit_sum[:, :, :final] / weight_sum[:final], before, image.shape[2:])
+        final = (rows[index + 1] if index + 1 < len(rows) else windows.padded[0]) - row
+        yield from _finished(row, final, logit_sum, weight_sum, windows)
         for sums, axis in ((logit_sum, 2), (weight_sum, 0)):
             _move_up(sums, axis, final)
 
 
-def _unpadded(row: int, logits: Tensor, before: Sequence[int], sizes: Sequence[int]) -> Iterator[Slab]:
-    """The part of finished rows that lies in the image itself; nothing when they are padding through and through."""
-    start, stop = max(row, before[0]), min(row + logits.shape[2], before[0] + sizes[0])
-    if start < stop:
-        inner = [slice(pad, pad + size) for pad, size in zip(before[1:], sizes[1:], strict=True)]
-        box = (slice(None), slice(None), slice(start - row, stop - row), *inner)
-        yield Slab(start - before[0], stop - before[0], logits[box])
+def _finished(row: int, final: int, logit_sum: Tensor, weight_sum: Tensor, windows: _Windows) -> Iterator[Slab]:
+    """The part of finished rows that lies in the image itself, a few at a time: an average is a copy."""
+    before = windows.before
+    start, stop = max(row, before[0]), min(row + final, before[0] + windows.sizes[0])
+    inner = tuple(slice(pad, pad + size) for pad, size in zip(before[2:], windows.sizes[2:], strict=True))
+    step = max(1, _BYTES_AT_A_TIME // (logit_sum[:, :, 0].numel() * logit_sum.element_size()))
+    for first in range(start, stop, step):
+        last = min(first + step, stop)
+        part = slice(first - row, last - row)
+        logits = logit_sum[(slice(None), slice(None), part, slice(None), *inner)]
+        yield Slab(first - before[0], last - before[0], logits / weight_sum[(part, slice(None), *inner)])
 
 
 def _move_up(sums: Tensor, axis: int, by: int) -> None:
     """Drop the first `by` rows of a buffer in place: later rows move up, zeros follow."""
-    kept = sums.shape[axis] - by
-    if kept > 0:
-        sums.narrow(axis, 0, kept).copy_(sums.narrow(axis, by, kept).clone())
-    sums.narrow(axis, kept, by).zero_()
-
-
-def _padded(image: Tensor, roi: Sequence[int]) -> tuple[list[int], Tensor]:
-    """The image, padded with zeros to at least the roi, and how many zeros precede it on each axis."""
-    missing = [max(window - size, 0) for window, size in zip(roi, image.shape[2:], strict=True)]
-    before = [count // 2 for count in missing]
-    if not any(missing):
-        return before, image
-    pairs = [(head, count - head) for head, count in zip(before, missing, strict=True)]
-    return before, functional.pad(image, [side for pair in reversed(pairs) for side in pair])
-
-
-def _box(corner: Sequence[int], roi: Sequence[int]) -> tuple[slice, ...]:
-    """The index of a window in [C, *S]: all channels, `roi` pixels from `corner`."""
-    return (slice(None), *(slice(start, start + size) for start, size in zip(corner, roi, strict=True)))
+    rows = sums.shape[axis]
+    for row in range(by, rows, by):  # at most `by` rows at a time, which never overlap where they go
+        count = min(by, rows - row)
+        sums.narrow(axis, row - by, count).copy_(sums.narrow(axis, row, count))
+    sums.narrow(axis, rows - by, by).zero_()
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:

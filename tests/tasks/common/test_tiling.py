@@ -10,7 +10,15 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 from statefield.errors import ConfigError, ShapeError
-from statefield.tasks.common.tiling import mirrored, sliding_slabs, sliding_window, window_starts, window_weights
+from statefield.tasks.common import tiling
+from statefield.tasks.common.tiling import (
+    mirrored,
+    num_windows,
+    sliding_slabs,
+    sliding_window,
+    window_starts,
+    window_weights,
+)
 
 
 def positional(windows: Tensor) -> Tensor:
@@ -183,3 +191,45 @@ def test_impossible_arguments_are_refused_at_the_call(
 def test_a_net_that_returns_another_size_is_named(mirror_axes: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match=r"\(4, 1, 2, 2\).*\(4, 1, 4, 4\)"):
         sliding_window(noise(1, 1, 9, 9), lambda windows: windows[..., ::2, ::2], (4, 4), mirror_axes=mirror_axes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "roi", "bands"),
+    [
+        ((1, 1, 9, 17, 8), (4, 5, 3), [(0, 6), (6, 7), (7, 17)]),
+        ((1, 2, 3, 4, 6), (5, 8, 6), [(0, 1), (1, 4)]),  # padded on every axis
+        ((2, 1, 12, 10), (5, 4), [(0, 3), (3, 10)]),
+    ],
+)
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.7])
+def test_bands_of_columns_are_bit_for_bit_those_of_the_whole(
+    shape: tuple, roi: tuple, bands: list[tuple[int, int]], overlap: float
+) -> None:
+    image = noise(*shape)
+    options = {"overlap": overlap, "batch_size": 2, "mirror_axes": (0, 1)}
+    whole = sliding_window(image, positional, roi, **options)
+    counted: list[tuple[int, int]] = []
+    for band in bands:
+        counted.clear()
+        slabs = list(
+            sliding_slabs(image, positional, roi, band=band, progress=lambda *count: counted.append(count), **options)
+        )
+        joined = torch.cat([slab.logits for slab in slabs], 2)
+        assert torch.equal(joined, whole[:, :, :, band[0] : band[1]])
+        assert counted[-1] == (shape[0] * num_windows(shape[2:], roi, overlap, band),) * 2
+    assert num_windows(shape[2:], roi, overlap) <= sum(num_windows(shape[2:], roi, overlap, band) for band in bands)
+
+
+@pytest.mark.parametrize("band", [(3, 3), (-1, 2), (0, 8)])
+def test_a_band_outside_the_image_is_refused(band: tuple[int, int]) -> None:
+    with pytest.raises(ShapeError, match="of the image's 7"):
+        sliding_slabs(noise(1, 1, 5, 7), positional, (4, 4), band=band)
+
+
+def test_rows_are_handed_out_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = noise(1, 1, 11, 5, 4)
+    whole = sliding_window(image, positional, (6, 4, 4))
+    monkeypatch.setattr(tiling, "_BYTES_AT_A_TIME", 1)
+    slabs = list(sliding_slabs(image, positional, (6, 4, 4)))
+    assert [(slab.start, slab.stop) for slab in slabs] == [(row, row + 1) for row in range(11)]
+    assert torch.equal(torch.cat([slab.logits for slab in slabs], 2), whole)
