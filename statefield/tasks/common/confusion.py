@@ -5,8 +5,8 @@ For class k with TP, FP, FN and TN counted in pixels or voxels:
     Dice = 2 TP / (2 TP + FP + FN)        sensitivity = TP / (TP + FN)      precision = TP / (TP + FP)
     IoU  = TP / (TP + FP + FN)            specificity = TN / (TN + FP)      accuracy  = all hits / all pixels
 
-All lie in [0, 1]. Where numerator and denominator are 0 the result is NaN, which is not a score: Dice and IoU of a class
-that is neither predicted nor present, the sensitivity of one that is not present, the precision of one not predicted.
+All lie in [0, 1]. Where numerator and denominator are 0 the result is NaN, which is not a score: Dice and IoU of a
+class that is neither predicted nor present, the sensitivity of one not present, the precision of one not predicted.
 Pixels whose target is `UNLABELLED` are not counted, whatever is predicted there.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from statefield.errors import LabelError, ShapeError
-from statefield.tasks.common.config import UNLABELLED
+from statefield.labels import UNLABELLED
 
 _CHUNK = 1 << 20  # pixels counted at a time
 

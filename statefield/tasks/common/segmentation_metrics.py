@@ -1,4 +1,4 @@
-"""The scores of a segmentation: Dice, IoU, HD95, ASSD and NSD, for each case and class, as a state that adds.
+"""The scores of a segmentation, for each case and class, as a state that adds.
 
     metrics = SegmentationMetrics(("background", "liver"), tolerance_mm=1.0)
     state = metrics.observe(prediction, target, case="a", spacing=(2.5, 0.8, 0.8))
@@ -8,10 +8,12 @@
 A state keeps every case's own scores, so `+` loses nothing: the summary of a sum is the summary of one run over all
 cases. docs/metrics.md has the definitions and the policy for empty classes; in short, of a class that in one case is
 
-    in neither map              no score: Dice, IoU, NSD, HD95, ASSD are NaN, and the case is not counted for the class
-    in one of the maps only     Dice = IoU = NSD = 0; no distance exists, so HD95 and ASSD are NaN and not counted
+    in neither map              Dice, IoU, NSD, HD95, ASSD, sensitivity and precision are NaN: the case is not counted
+    in the target alone         Dice = IoU = NSD = sensitivity = 0; HD95, ASSD, precision are NaN and not counted
+    in the prediction alone     Dice = IoU = NSD = precision = 0; HD95, ASSD, sensitivity are NaN and not counted
 
 How many cases each mean counts, and how often a class was missed or invented, stands in the summary beside the means.
+Pixels whose target is `UNLABELLED` enter no score: the prediction is cleared there, and they bound no surface.
 """
 
 from __future__ import annotations
@@ -25,18 +27,22 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import find_objects
 
 from statefield.errors import ConfigError, DataError, ShapeError
-from statefield.tasks.common.bootstrap import bootstrap_interval, case_mean, class_mean
+from statefield.labels import UNLABELLED
+from statefield.tasks.common.bootstrap import class_mean
 from statefield.tasks.common.confusion import ConfusionState
 from statefield.tasks.common.confusion import observe as observe_confusion
+from statefield.tasks.common.lesions import LesionState, count_lesions, rule_name
+from statefield.tasks.common.segmentation_summary import summarise
 from statefield.tasks.common.surface import SurfaceDistances, surface_distances
 
 
 @dataclass(frozen=True, eq=False)
 class CaseScores:
-    """One case. values: metric name -> float64 [K], NaN where a class has no such score; confusion: its counts."""
+    """One case. values: metric name -> float64 [K], NaN where a class has no such score; the others: its counts."""
 
     values: Mapping[str, np.ndarray]
     confusion: ConfusionState
+    lesions: LesionState
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +70,9 @@ class SegmentationMetrics:
         tolerance_mm: how far apart surfaces may be and count as equal in NSD, in `unit`.
         unit: "mm", or "px" for pictures without a spacing (then give spacing 1.0); it rides in the metrics' names.
         distances: False leaves out HD95, ASSD and NSD, which cost most of the time.
-        background: the label left out of the means over classes and of the distances; None keeps all classes in.
+        background: the label left out of the means over classes, the distances and the lesions; None keeps all in.
+        lesions: the classes whose connected components are counted as lesions, by name; True: all but the background.
+        lesion_iou: the least IoU of a detected lesion with a predicted one, in (0, 1]; None: any overlap.
     """
 
     classes: tuple[str, ...]
@@ -72,6 +80,8 @@ class SegmentationMetrics:
     unit: Literal["mm", "px"] = "mm"
     distances: bool = True
     background: int | None = 0
+    lesions: bool | tuple[str, ...] = False
+    lesion_iou: float | None = None
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
@@ -83,13 +93,35 @@ class SegmentationMetrics:
                 f"background is {self.background}; a label value of the {len(self.classes)} classes is needed."
             )
 
+        rule_name(self.lesion_iou)
+        if not isinstance(self.lesions, bool):
+            known = [self.classes[label] for label in self.foreground]
+            for name in self.lesions:
+                if name not in known:
+                    raise ConfigError(f"lesions names {name!r}; classes among {', '.join(known)} are needed.")
+
     @property
     def names(self) -> tuple[str, ...]:
-        """The metrics' names, units included: ("Dice", "IoU", "HD95_mm", "ASSD_mm", "NSD_1mm")."""
-        overlap = ("Dice", "IoU")
-        if not self.distances:
-            return overlap
-        return (*overlap, f"HD95_{self.unit}", f"ASSD_{self.unit}", f"NSD_{self.tolerance_mm:g}{self.unit}")
+        """The metrics' names, units and rules included: ("Dice", "IoU", "HD95_mm", ..., "lesion_F1_any")."""
+        surfaces = (f"HD95_{self.unit}", f"ASSD_{self.unit}", f"NSD_{self.tolerance_mm:g}{self.unit}")
+        return (
+            *("Dice", "IoU"),
+            *(surfaces if self.distances else ()),
+            *("sensitivity", "specificity", "precision"),
+            *(self._lesion_names if self.lesion_labels else ()),
+        )
+
+    @property
+    def lesion_labels(self) -> tuple[int, ...]:
+        """The label values whose lesions are counted."""
+        if isinstance(self.lesions, bool):
+            return self.foreground if self.lesions else ()
+        return tuple(label for label in self.foreground if self.classes[label] in self.lesions)
+
+    @property
+    def _lesion_names(self) -> tuple[str, ...]:
+        rule = rule_name(self.lesion_iou)
+        return tuple(f"lesion_{name}_{rule}" for name in ("sensitivity", "precision", "F1", "FP"))
 
     @property
     def foreground(self) -> tuple[int, ...]:
@@ -102,8 +134,9 @@ class SegmentationMetrics:
         """Score one case.
 
         Args:
-            prediction, target: label values [H, W] or [D, H, W] (CPU tensors will do). A volume of a single slice is
-                scored as the picture it is: as a volume, all of a mask would be surface.
+            prediction, target: label values [H, W] or [D, H, W] (CPU tensors will do), in the target also
+                `UNLABELLED`. A volume of a single slice is scored as the picture it is: as a volume, all of a mask
+                would be surface.
             case: its name; a state holds each name once.
             spacing: distance between pixels in the same axis order, in `unit`.
 
@@ -121,55 +154,43 @@ class SegmentationMetrics:
                 f"case {case!r}: label maps of shape {predicted.shape} with spacing {tuple(spacing)} given; [H, W] or "
                 "[D, H, W] with one length for each axis is needed."
             )
-        values = {"Dice": confusion.dice, "IoU": confusion.iou}
-        if self.distances:
-            thick = [axis for axis in range(predicted.ndim) if predicted.shape[axis] > 1]
-            if predicted.ndim == 3 and len(thick) == 2:
-                shape = tuple(predicted.shape[axis] for axis in thick)
-                predicted, wanted = predicted.reshape(shape), wanted.reshape(shape)
-                spacing = [spacing[axis] for axis in thick]
-            values |= self._distance_scores(predicted, wanted, spacing)
-        return SegmentationState({case: CaseScores(values, confusion)})
+        values = dict(self.overlap_scores(confusion))
+        lesions = LesionState.empty(len(self.classes))
+        if self.distances or self.lesion_labels:
+            labelled = wanted != UNLABELLED
+            known = None if labelled.all() else labelled
+            if known is not None:
+                predicted = np.where(labelled, predicted, UNLABELLED)
+            boxes = _boxes(predicted, wanted, len(self.classes))
+            if self.distances:
+                values |= self._distance_scores(predicted, wanted, known, spacing, boxes)
+            if self.lesion_labels:
+                lesions = self._lesions(predicted, wanted, boxes)
+                values |= self.lesion_scores(lesions)
+                counted = [label in self.lesion_labels for label in range(len(self.classes))]
+                values[self._lesion_names[3]] = np.where(counted, lesions.false_positives, np.nan)
+        return SegmentationState({case: CaseScores(values, confusion, lesions)})
+
+    def overlap_scores(self, counts: ConfusionState) -> dict[str, np.ndarray]:
+        """{metric: float64 [K]} of the scores that follow from confusion counts, of one case or of many together."""
+        return {
+            "Dice": counts.dice,
+            "IoU": counts.iou,
+            "sensitivity": counts.sensitivity,
+            "specificity": counts.specificity,
+            "precision": counts.precision,
+        }
+
+    def lesion_scores(self, counts: LesionState) -> dict[str, np.ndarray]:
+        """{metric: float64 [K]} of the scores that follow from lesion counts, of one case or of many together."""
+        if not self.lesion_labels:
+            return {}
+        scores = (counts.sensitivity, counts.precision, counts.f1)
+        return dict(zip(self._lesion_names[:3], scores, strict=True))
 
     def summarise(self, state: SegmentationState, *, intervals: bool = True) -> dict[str, Any]:
-        """The scores over cases, ready for JSON; NaN stands for "no case has this score".
-
-        Returns:
-            {"num_cases": n, "unit", "tolerance", "averaging": how each number is averaged,
-             "metrics": {metric: {"better": "higher" | "lower",
-                                  "classes": {class: {"case_mean", "case_std", "pooled" (Dice and IoU),
-                                                      "ci95": [low, high], "num_counted", "num_not_counted"}},
-                                  "foreground_mean": the mean over foreground classes of case_mean, "foreground_ci95",
-                                  "num_foreground_counted": how many of those classes have one,
-                                  "foreground_pooled" (Dice and IoU)}},
-             "classes": {class: {"num_present", "num_predicted", "num_missed", "num_invented"}}   in cases,
-             "cases": {case: {metric: {class: value}}}}
-        """
-        if not state.cases:
-            raise DataError("no case was observed, so there is nothing to summarise.")
-        names = sorted(state.cases)
-        pooled = sum((state.cases[name].confusion for name in names), ConfusionState.empty(len(self.classes)))
-        metrics: dict[str, Any] = {}
-        for metric in self.names:
-            values = np.stack([state.cases[name].values[metric] for name in names])  # [cases, classes]
-            pooled_values = {"Dice": pooled.dice, "IoU": pooled.iou}.get(metric)
-            metrics[metric] = self._summary_of(metric, values, pooled_values, intervals)
-        return {
-            "num_cases": len(names),
-            "unit": self.unit,
-            "tolerance": self.tolerance_mm,
-            "averaging": {
-                "case_mean": "mean over the cases that have a score for the class (num_counted of them)",
-                "pooled": "from the counts of all cases together",
-                "foreground_mean": "unweighted mean over "
-                + ", ".join(self.classes[k] for k in self.foreground)
-                + " of their case means (num_foreground_counted of them have one)",
-                "ci95": "95 % percentile bootstrap over cases",
-            },
-            "metrics": metrics,
-            "classes": self._presence(state, names),
-            "cases": {name: self.case_table(state, name) for name in names},
-        }
+        """The scores over cases, ready for JSON: `segmentation_summary.summarise` has the layout."""
+        return summarise(self, state, intervals=intervals)
 
     def case_table(self, state: SegmentationState, case: str) -> dict[str, dict[str, float]]:
         """One case's scores: {metric: {class: value}}."""
@@ -186,74 +207,58 @@ class SegmentationMetrics:
             for metric in self.names
         }
 
-    def _summary_of(
-        self, metric: str, values: np.ndarray, pooled: np.ndarray | None, intervals: bool
-    ) -> dict[str, Any]:
-        means = case_mean(values)
-        per_class: dict[str, Any] = {}
-        for label, name in enumerate(self.classes):
-            scored = values[np.isfinite(values[:, label]), label]
-            entry: dict[str, Any] = {
-                "case_mean": float(means[label]),
-                "case_std": float(scored.std(ddof=1)) if len(scored) > 1 else float("nan"),
-                "num_counted": len(scored),
-                "num_not_counted": len(values) - len(scored),
-            }
-            if pooled is not None:
-                entry["pooled"] = float(pooled[label])
-            if intervals:
-                entry["ci95"] = list(bootstrap_interval(values[:, [label]]))
-            per_class[name] = entry
-        columns = list(self.foreground)
-        summary: dict[str, Any] = {
-            "better": "lower" if metric.startswith(("HD95", "ASSD")) else "higher",
-            "classes": per_class,
-            "foreground_mean": float(class_mean(values[:, columns])),
-            "num_foreground_counted": int(np.isfinite(means[columns]).sum()),
-        }
-        if pooled is not None:
-            summary["foreground_pooled"] = float(case_mean(pooled[columns][:, None])[0])
-        if intervals:
-            summary["foreground_ci95"] = list(bootstrap_interval(values[:, columns]))
-        return summary
-
-    def _presence(self, state: SegmentationState, names: Sequence[str]) -> dict[str, dict[str, int]]:
-        target = np.stack([state.cases[name].confusion.num_target > 0 for name in names])
-        predicted = np.stack([state.cases[name].confusion.num_predicted > 0 for name in names])
-        return {
-            name: {
-                "num_present": int(target[:, k].sum()),
-                "num_predicted": int(predicted[:, k].sum()),
-                "num_missed": int((target[:, k] & ~predicted[:, k]).sum()),
-                "num_invented": int((~target[:, k] & predicted[:, k]).sum()),
-            }
-            for k, name in enumerate(self.classes)
-        }
-
     def _distance_scores(
-        self, predicted: np.ndarray, wanted: np.ndarray, spacing: Sequence[float]
+        self,
+        predicted: np.ndarray,
+        wanted: np.ndarray,
+        labelled: np.ndarray | None,
+        spacing: Sequence[float],
+        boxes: Mapping[int, tuple[slice, ...]],
     ) -> dict[str, np.ndarray]:
-        _, _, hd95, assd, nsd = self.names
+        hd95, assd, nsd = self.names[2:5]
         scores = {name: np.full(len(self.classes), np.nan) for name in (hd95, assd, nsd)}
-        for label, box in _boxes(predicted, wanted, len(self.classes)).items():
+        thick = [axis for axis in range(wanted.ndim) if wanted.shape[axis] > 1]
+        flat = wanted.ndim == 3 and len(thick) == 2  # a single slice
+        alone = tuple(axis for axis in range(wanted.ndim) if axis not in thick)
+        lengths = [spacing[axis] for axis in thick] if flat else spacing
+        for label, box in boxes.items():
             if label == self.background:
                 continue
-            distances: SurfaceDistances = surface_distances(predicted[box] == label, wanted[box] == label, spacing)
+            known = None if labelled is None else labelled[box]
+            guess, truth = predicted[box] == label, wanted[box] == label
+            if flat:
+                guess, truth = guess.squeeze(alone), truth.squeeze(alone)
+                known = None if known is None else known.squeeze(alone)
+            distances: SurfaceDistances = surface_distances(guess, truth, lengths, labelled=known)
             scores[hd95][label] = distances.hausdorff(95.0)
             scores[assd][label] = distances.assd()
             scores[nsd][label] = distances.nsd(self.tolerance_mm)
         return scores
 
+    def _lesions(
+        self, predicted: np.ndarray, wanted: np.ndarray, boxes: Mapping[int, tuple[slice, ...]]
+    ) -> LesionState:
+        counts = LesionState.empty(len(self.classes)).counts
+        for label in self.lesion_labels:
+            if label in boxes:
+                box = boxes[label]
+                counts[label] = count_lesions(predicted[box] == label, wanted[box] == label, iou=self.lesion_iou)
+        return LesionState(counts)
+
 
 def _boxes(predicted: np.ndarray, wanted: np.ndarray, num_classes: int) -> dict[int, tuple[slice, ...]]:
-    """For each label in either map, the box that holds it in both: one pass over the maps for all classes."""
+    """For each label in either map, the box that holds it in both, and the pixels around it that decide on its surface:
+    one pass over the maps for all classes.
+    """
     found = [find_objects(labels.astype(np.int32) + 1, max_label=num_classes) for labels in (predicted, wanted)]
     boxes: dict[int, tuple[slice, ...]] = {}
     for label, (first, second) in enumerate(zip(*found, strict=True)):
-        if first is None or second is None:
-            box = second if first is None else first
-        else:
+        box = second if first is None else first
+        if box is None:
+            continue
+        if first is not None and second is not None:
             box = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
-        if box is not None:
-            boxes[label] = box
+        boxes[label] = tuple(
+            slice(max(side.start - 1, 0), min(side.stop + 1, n)) for side, n in zip(box, wanted.shape, strict=True)
+        )
     return boxes

@@ -15,6 +15,7 @@ from monai.metrics import DiceMetric, compute_hausdorff_distance, compute_surfac
 
 from statefield.datasets.readers.nifti import read_labels
 from statefield.errors import ConfigError, DataError, LabelError, ShapeError
+from statefield.labels import UNLABELLED
 from statefield.tasks.common.bootstrap import bootstrap_interval, case_mean, class_mean
 from statefield.tasks.common.segmentation_metrics import SegmentationMetrics, SegmentationState
 
@@ -92,9 +93,14 @@ def test_states_travel_between_processes_and_summaries_into_json(tmp_path):
 
 
 def test_units_and_tolerance_ride_in_the_names():
-    assert SegmentationMetrics(CLASSES, tolerance_mm=2.5).names[2:] == ("HD95_mm", "ASSD_mm", "NSD_2.5mm")
-    assert SegmentationMetrics(CLASSES, unit="px").names[2:] == ("HD95_px", "ASSD_px", "NSD_1px")
-    assert SegmentationMetrics(CLASSES, distances=False).names == ("Dice", "IoU")
+    shares = ("sensitivity", "specificity", "precision")
+    assert SegmentationMetrics(CLASSES, tolerance_mm=2.5).names[2:] == ("HD95_mm", "ASSD_mm", "NSD_2.5mm", *shares)
+    assert SegmentationMetrics(CLASSES, unit="px").names[2:] == ("HD95_px", "ASSD_px", "NSD_1px", *shares)
+    assert SegmentationMetrics(CLASSES, distances=False).names == ("Dice", "IoU", *shares)
+    lesions = ("lesion_sensitivity_any", "lesion_precision_any", "lesion_F1_any", "lesion_FP_any")
+    assert SegmentationMetrics(CLASSES, distances=False, lesions=True).names[5:] == lesions
+    tenth = SegmentationMetrics(CLASSES, lesions=True, lesion_iou=0.1)
+    assert tenth.names[-2:] == ("lesion_F1_IoU0.1", "lesion_FP_IoU0.1")
 
 
 def test_background_enters_the_means_only_when_asked():
@@ -121,6 +127,42 @@ def test_volume_of_one_slice_is_scored_as_the_picture_it_is():
             np.testing.assert_equal(volume.cases["a"].values[name], flat.cases["a"].values[name])
 
 
+def test_unlabelled_pixels_enter_no_score():
+    # class 1 fills rows 2-5 of the truth and rows 3-6 of the prediction; rows 0 and 1 and column 5 have no label
+    target, prediction = np.zeros((2, 8, 6), np.int64)
+    target[2:6], prediction[3:7] = 1, 1
+    target[:2], target[:, 5] = UNLABELLED, UNLABELLED
+    prediction[:2], prediction[:, 5] = 2, 2  # invented, where nobody knows
+    metrics = SegmentationMetrics(CLASSES, lesions=True)
+    scores = metrics.observe(prediction, target, case="a", spacing=(1.0, 1.0)).cases["a"]
+    assert scores.confusion.num_target.tolist() == [2 * 5, 4 * 5, 0]
+    values = {name: array[1] for name, array in scores.values.items()}
+    assert values["Dice"] == pytest.approx(2 * 15 / (20 + 20))
+    assert values["sensitivity"] == values["precision"] == pytest.approx(15 / 20)
+    assert values["specificity"] == pytest.approx(5 / 10)
+    assert scores.confusion.accuracy == pytest.approx((15 + 5) / 30)
+    assert math.isnan(scores.values["Dice"][2])
+    assert scores.lesions.counts.tolist() == [[0, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
+    # surfaces: of the truth row 5 (row 2 lies at unlabelled rows) and column 0 of rows 2-5, the image's border; of the
+    # prediction rows 3 and 6 and column 0. Truth: (5, 1..4) are 1 from row 6, (5, 0), (4, 0), (3, 0) lie on the
+    # prediction's surface, (2, 0) is 1 from (3, 0). Prediction: row 6 (five pixels) is 1 from row 5; column 0 of rows
+    # 3-5 is 0 away; (3, c) is c from column 0 or 2 from row 5: min(c, 2) for c = 1..4
+    assert values["ASSD_mm"] == pytest.approx(((4 + 0 + 1) + (5 + 0 + 1 + 2 + 2 + 2)) / (8 + 12))
+    assert values["NSD_1mm"] == pytest.approx((8 + 9) / (8 + 12))
+
+
+def test_no_score_depends_on_what_is_predicted_where_no_label_is():
+    rng = np.random.default_rng(3)
+    target = rng.integers(0, 3, (9, 10, 11))
+    target[:, 6:] = UNLABELLED
+    predictions = rng.integers(0, 3, (2, 9, 10, 11))
+    predictions[1, :, :6] = predictions[0, :, :6]
+    metrics = SegmentationMetrics(CLASSES, lesions=True, lesion_iou=0.1)
+    first, second = (metrics.observe(p, target, case="a", spacing=(2.0, 1.0, 1.0)).cases["a"] for p in predictions)
+    for name in metrics.names:
+        np.testing.assert_array_equal(first.values[name], second.values[name])
+
+
 def test_wrong_input_names_the_case():
     metrics = SegmentationMetrics(CLASSES)
     good = _case(1, 1)
@@ -136,6 +178,8 @@ def test_wrong_input_names_the_case():
         {"classes": ("one",)},
         {"classes": CLASSES, "tolerance_mm": -1.0},
         {"classes": CLASSES, "background": 3},
+        {"classes": CLASSES, "lesions": ("background",)},
+        {"classes": CLASSES, "lesions": True, "lesion_iou": 0.0},
     ):
         with pytest.raises(ConfigError):
             SegmentationMetrics(**options)

@@ -143,7 +143,7 @@ def test_beside_unlabelled_pixels_there_is_no_surface():
     tall = [np.repeat(array, 9, axis=0) for array in (prediction, target, labelled)]
     distances = surface_distances(*tall[:2], (1.0, 2.0), labelled=tall[2])
     # the target's surface: column 1 (its neighbour 0 is ground), and the image's border rows; column 3 ends at the
-    # labels' end, so it is none. The same for the prediction with column 2. 9 rows: column 9, and 2 x 2 or 2 x 1 corners
+    # labels' end, so it is none. The same for the prediction with column 2. So 9 of that column, 2 x 2 or 2 x 1 ends
     assert len(distances.from_target) == 9 + 2 * 2
     assert len(distances.from_prediction) == 9 + 2 * 1
     # rows 0 and 8 touch (0 away) where both masks are; else column 1 is 2 mm from column 2
