@@ -7,6 +7,7 @@
     |-- DataError           (ValueError)         a file that cannot be read or holds impossible values
     |   `-- LabelError                           a label value outside the declared classes
     |-- DatasetLayoutError  (FileNotFoundError)  a folder that is not laid out as its adapter expects
+    |   `-- EmptySplit                           a split without a case
     |-- CheckpointError     (RuntimeError)       weights that do not fit the model, or a damaged file
     |-- TrainingDiverged    (ArithmeticError)    a loss that is no longer a number
     `-- KernelUnavailable   (RuntimeError)       a kernel implementation asked for by name that cannot run here
@@ -58,6 +59,10 @@ class LabelError(DataError):
 
 class DatasetLayoutError(StatefieldError, FileNotFoundError):
     """A folder that is not laid out as its adapter expects; the message names the folder and the layout."""
+
+
+class EmptySplit(DatasetLayoutError):
+    """A split that no case belongs to; the message names the dataset and says why."""
 
 
 class CheckpointError(StatefieldError, RuntimeError):

@@ -15,6 +15,7 @@ from statefield.registry import Registry
         (errors.DataError, ValueError),
         (errors.LabelError, errors.DataError),
         (errors.DatasetLayoutError, FileNotFoundError),
+        (errors.EmptySplit, errors.DatasetLayoutError),
         (errors.CheckpointError, RuntimeError),
         (errors.KernelUnavailable, RuntimeError),
     ],

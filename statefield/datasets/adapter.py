@@ -19,7 +19,7 @@ from statefield.datasets.readers import image as image_reader
 from statefield.datasets.readers import nifti
 from statefield.datasets.sample import DatasetInfo, Meta, Record, Sample
 from statefield.datasets.splits import SPLITS, Split
-from statefield.errors import ConfigError, DataError, DatasetLayoutError, ShapeError
+from statefield.errors import ConfigError, DataError, DatasetLayoutError, EmptySplit, ShapeError
 from statefield.registry import Registry
 
 
@@ -47,7 +47,7 @@ class DatasetAdapter(Protocol):
     def records(self, root: Path | None, split: Split) -> list[Record]:
         """The cases of one split, sorted by name; looks at names, never into images.
 
-        Raises `DatasetLayoutError` when a file is missing or the split has no case.
+        Raises `DatasetLayoutError` when a file is missing, and its `EmptySplit` when the split has no case.
         """
 
     def load(self, record: Record) -> Sample:
@@ -134,9 +134,9 @@ def require_split(split: str) -> None:
 
 
 def require_cases(records: list[Record], split: str, root: Path | None, reason: str) -> list[Record]:
-    """`records`, or a `DatasetLayoutError` that says why the split is empty."""
+    """`records`, or an `EmptySplit` that says why."""
     if not records:
-        raise DatasetLayoutError(f"{root}: the split {split!r} has no case: {reason}")
+        raise EmptySplit(f"{root}: the split {split!r} has no case: {reason}")
     return records
 
 

@@ -41,12 +41,7 @@ def split_cases(
     {'train': 14, 'val': 2, 'test': 4}
     """
     _require_fractions(fractions)
-    if len(set(cases)) != len(cases):
-        twice = sorted({case for case in cases if list(cases).count(case) > 1})
-        raise ConfigError(f"cases named twice: {', '.join(twice[:5])}: each case needs a name of its own.")
-    groups: dict[str, list[str]] = {}
-    for case in cases:
-        groups.setdefault(group_of(case), []).append(case)
+    groups = _groups(cases, group_of)
     ranked = sorted(groups, key=lambda group: (_rank(group, seed), group))
     num_train, num_val, num_test = _counts(len(ranked), fractions)
     parts: dict[Split, list[str]] = {
@@ -55,6 +50,27 @@ def split_cases(
         "test": ranked[num_train + num_val : num_train + num_val + num_test],
     }
     return {name: sorted(case for group in part for case in groups[group]) for name, part in parts.items()}
+
+
+def fold_cases(
+    cases: Sequence[str], *, folds: int, seed: int = 0, group_of: Callable[[str], str] = str
+) -> list[list[str]]:
+    """Divide `cases` into `folds` parts for cross-validation, whole groups at a time; each part is sorted by name.
+
+    Parts have equally many groups, or one more. Arguments and errors are those of `split_cases`; `ConfigError` too for
+    fewer than two folds, and for fewer groups than folds.
+
+    >>> [len(part) for part in fold_cases([f"case_{i}" for i in range(11)], folds=3)]
+    [4, 4, 3]
+    """
+    groups = _groups(cases, group_of)
+    if folds < 2 or folds > len(groups):
+        raise ConfigError(
+            f"folds = {folds} with {len(groups)} patients to divide: 2 folds or more, and a patient or more for each, "
+            "are needed."
+        )
+    ranked = sorted(groups, key=lambda group: (_rank(group, seed), group))
+    return [sorted(case for group in ranked[index::folds] for case in groups[group]) for index in range(folds)]
 
 
 def split_off_val(
@@ -128,6 +144,16 @@ def _require_fractions(fractions: tuple[float, float, float]) -> None:
         raise ConfigError(
             f"split fractions {fractions} cannot work: give three shares >= 0 (train, val, test) of sum 1."
         )
+
+
+def _groups(cases: Sequence[str], group_of: Callable[[str], str]) -> dict[str, list[str]]:
+    if len(set(cases)) != len(cases):
+        twice = sorted({case for case in cases if list(cases).count(case) > 1})
+        raise ConfigError(f"cases named twice: {', '.join(twice[:5])}: each case needs a name of its own.")
+    groups: dict[str, list[str]] = {}
+    for case in cases:
+        groups.setdefault(group_of(case), []).append(case)
+    return groups
 
 
 def _rank(group: str, seed: int) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statefield.datasets.splits import grouped_by, split_cases
+from statefield.datasets.splits import fold_cases, grouped_by, split_cases
 from statefield.errors import ConfigError
 
 CASES = [f"case_{i:03d}" for i in range(40)]
@@ -62,3 +62,29 @@ def test_group_pattern_that_cannot_name_a_patient_is_refused():
             grouped_by(pattern)
     with pytest.raises(ConfigError, match="'other_1'"):
         grouped_by(r"(patient\d+)")("other_1")
+
+
+def test_folds_are_a_partition_of_equal_parts_that_depends_on_names_and_seed_alone():
+    folds = fold_cases(CASES, folds=3, seed=3)
+    assert [len(part) for part in folds] == [14, 13, 13]
+    assert sorted(itertools.chain(*folds)) == CASES
+    assert folds == fold_cases(list(reversed(CASES)), folds=3, seed=3)
+    assert folds != fold_cases(CASES, folds=3, seed=4)
+    # frozen, as above
+    assert fold_cases(CASES[:6], folds=2) == [
+        ["case_000", "case_003", "case_005"],
+        ["case_001", "case_002", "case_004"],
+    ]
+
+
+def test_patients_stay_together_in_folds():
+    cases = [f"patient{i // 2:02d}_{i % 2}" for i in range(20)]
+    folds = fold_cases(cases, folds=4, group_of=grouped_by(r"(patient\d+)"))
+    assert [len({case[:9] for case in part}) for part in folds] == [3, 3, 2, 2]
+    assert all(len(part) == 2 * len({case[:9] for case in part}) for part in folds)
+
+
+@pytest.mark.parametrize("folds", [0, 1, 4])
+def test_folds_without_a_patient_each_are_refused(folds):
+    with pytest.raises(ConfigError, match=f"folds = {folds} with 3 patients"):
+        fold_cases(["a_1", "a_2", "b_1", "c_1"], folds=folds, group_of=grouped_by("(.)_"))

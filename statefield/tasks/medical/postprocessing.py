@@ -54,8 +54,8 @@ class Postprocessing:
     def __call__(self, labels: _Labels) -> _Labels:
         """`labels` (any integer dtype, 2 or 3 axes, a memory-mapped file too) changed in place, and returned.
 
-        What is dropped becomes 0. Memory holds five bytes for each voxel beside it: of the map for the foreground, of the
-        box around it for a class.
+        What is dropped becomes 0. Memory holds five bytes for each voxel beside it: of the map for the foreground, of
+        the box around it for a class.
         """
         if self.foreground:
             _keep_largest(labels, labels > 0)
