@@ -3,7 +3,8 @@
 A section is 50 nm thick and a pixel 4 nm wide. Neighbouring sections resemble each other, so the splits are blocks of
 neighbours and not drawn section by section.
 
-Source: Arganda-Carreras et al. 2015, doi 10.3389/fnana.2015.00142; Cardona et al. 2010, doi 10.1371/journal.pbio.1000502.
+Source: Arganda-Carreras et al. 2015, doi 10.3389/fnana.2015.00142;
+Cardona et al. 2010, doi 10.1371/journal.pbio.1000502.
 """
 
 from __future__ import annotations

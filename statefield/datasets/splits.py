@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Literal, cast
 
 from statefield.errors import ConfigError
 
@@ -111,6 +112,17 @@ def split_into_blocks(
         blocks[name] = sorted((piece for piece in pieces if piece), key=lambda piece: piece[0])
         start += count
     return blocks
+
+
+def official_split(name: str) -> dict[str, Split]:
+    """A published split that comes with the package: case or patient to split. The file's first lines say its source.
+
+    >>> official_split("acdc_ssl4mis")["patient011"]
+    'test'
+    """
+    path = Path(__file__).parent / "official_splits" / f"{name}.txt"
+    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    return {case: cast(Split, split) for split, case in lines}
 
 
 def grouped_by(pattern: str) -> Callable[[str], str]:

@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import pytest
 from fakes.medical import write_msd, write_nnunet, write_pairs, write_pairs_of_volumes
-from fakes.published import write_drive, write_isbi2012
+from fakes.published import write_acdc_h5, write_drive, write_isbi2012
 
 from statefield.datasets import ADAPTERS, SPLITS, DatasetAdapter, open_dataset, recognise
 from statefield.datasets.sample import UNLABELLED
@@ -27,10 +27,15 @@ WRITERS = {
     "nnunet, png": lambda root: write_nnunet(root, shape=(24, 32), file_ending=".png"),
     "drive": write_drive,
     "drive, png": lambda root: write_drive(root, suffix=".png"),
+    "acdc_h5": write_acdc_h5,
+    "acdc_h5, lists": lambda root: write_acdc_h5(root, lists=True),
+    "acdc_h5, at the top": lambda root: write_acdc_h5(root, volumes="."),
+    "acdc_h5, slices": lambda root: write_acdc_h5(root, volumes=None, slices="ACDC_training_slices"),
     "isbi2012": write_isbi2012,
     "isbi2012, a file for each section": lambda root: write_isbi2012(root, stacks=False),
     "mni152": None,
 }
+WITHOUT_SPACING = {"acdc_h5"}
 WITH_UNLABELLED = {"drive"}
 
 
@@ -90,7 +95,7 @@ def test_samples_have_the_shapes_types_and_values_of_the_vocabulary(dataset):
             assert len(image) == len(info.channels)
             assert len(meta["spacing"]) == info.spatial_dims
             assert (meta["affine"] is None) == (meta["file"] is None) == (info.spatial_dims == 2)
-            assert meta["spacing_known"] == (info.spatial_dims == 3)
+            assert meta["spacing_known"] == (info.spatial_dims == 3 and name not in WITHOUT_SPACING)
             assert meta["case"] == record.case
             assert ("mask" in sample) == (split != "unlabelled")
             if "mask" in sample:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 from fakes.medical import blobs, write_picture
 from PIL import Image
@@ -50,7 +51,7 @@ def write_palette(path: Path, labels: np.ndarray) -> Path:
 def write_isbi2012(
     root: Path, *, num_sections: int = 10, size: tuple[int, int] = (36, 40), stacks: bool = True, seed: int = 0
 ) -> Path:
-    """ISBI 2012: stacks as multi-page TIFF, or a PNG for each section; 255 = cell, 0 = membrane; labels for training."""
+    """ISBI 2012: stacks as multi-page TIFF, or a PNG for each section; 255 = cell, 0 = membrane."""
     image, labels = blobs((num_sections, *size), seed=seed)
     cells = (255 * (1 - labels)).astype(np.uint8)
     pixels = image[..., 0].astype(np.uint8)
@@ -72,4 +73,43 @@ def write_pages(path: Path, pages: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     first, *rest = [Image.fromarray(page.astype(np.uint8)) for page in pages]
     first.save(path, save_all=True, append_images=rest)
+    return path
+
+
+def write_acdc_h5(
+    root: Path,
+    *,
+    num_patients: int = 8,
+    shape: tuple[int, int, int] = (3, 36, 40),
+    volumes: str | None = "data",
+    slices: str | None = None,
+    lists: bool = False,
+    seed: int = 0,
+) -> Path:
+    """ACDC in HDF5: two phases a patient, in the folders `volumes` and `slices`; scribbles leave out 4 of 5 pixels."""
+    names = []
+    for index in range(num_patients * 2):
+        image, labels = blobs(shape, num_classes=4, seed=seed * 1000 + index)
+        pixels = (image[..., 0] / 255).astype(np.float32)
+        keep = np.random.default_rng(index).random(shape) < 0.2
+        scribble = np.where(keep, labels, 4).astype(np.uint16)
+        name = f"patient{1 + index // 2:03d}_frame{(1, 12)[index % 2]:02d}"
+        names.append(name)
+        if volumes is not None:
+            write_hdf5(root / volumes / f"{name}.h5", image=pixels, label=labels, scribble=scribble)
+        for z in range(shape[0] if slices is not None else 0):
+            path = root / str(slices) / f"{name}_slice_{z + 1}.h5"
+            write_hdf5(path, image=pixels[z], label=labels[z], scribble=scribble[z])
+    if lists:
+        for part, chosen in (("test", names[:4]), ("val", names[4:6]), ("train", names[6:])):
+            (root / f"{part}.list").write_text("\n".join(chosen) + "\n")
+    return root
+
+
+def write_hdf5(path: Path, **arrays: np.ndarray) -> Path:
+    """An HDF5 file with one compressed data set for each array."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, compression="gzip")
     return path

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fakes.medical import write_msd, write_nnunet, write_pairs
-from fakes.published import write_drive, write_isbi2012
+from fakes.published import write_acdc_h5, write_drive, write_isbi2012
 
 from statefield.errors import ConfigError
 from statefield.tasks.medical.recipe import SegmentationRecipe, difference, read_recipe, recipe_text
@@ -17,6 +17,7 @@ from statefield.tasks.medical.run import train
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes" / "medical").glob("*.yaml"))
 FAKES = {
+    "acdc_h5": write_acdc_h5,
     "drive": write_drive,
     "isbi2012": write_isbi2012,
     "msd": lambda root: write_msd(root, num_cases=5, num_test=0, num_classes=2, shape=(32, 32, 3)),
