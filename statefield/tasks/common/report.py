@@ -93,6 +93,15 @@ class ComparisonRow:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A further table of the report: a heading, a sentence that says what its numbers are, and rows of equal columns."""
+
+    title: str
+    lead: str
+    rows: Sequence[Mapping[str, Value]]
+
+
+@dataclass(frozen=True)
 class _Picture:
     title: str
     data: str
@@ -120,6 +129,7 @@ def write_report(
     classes: Sequence[str],
     metrics: Sequence[MetricRow] = (),
     comparison: Sequence[ComparisonRow] | None = None,
+    tables: Sequence[Table] = (),
     notes: Sequence[str] = (),
     reproduce: Sequence[str] | None = None,
 ) -> Path:
@@ -135,6 +145,7 @@ def write_report(
         classes: names by label value.
         metrics: the table of metrics per class.
         comparison: model, control and baselines side by side; the columns are those of the first row.
+        tables: further tables, after that of the metrics.
         notes: sentences for the reader: what the data are, what a number does not mean.
         reproduce: shell commands that repeat the run. Default: train from the run's config.yaml.
 
@@ -154,6 +165,7 @@ def write_report(
         summary=summary,
         notes=notes,
         metrics=metrics,
+        tables=tables,
         classes=list(classes),
         foreground=[(class_colour(index), name) for index, name in enumerate(classes) if index > 0],
         comparison=comparison or (),

@@ -19,6 +19,7 @@ from statefield.tasks.common.report import (
     CaseView,
     ComparisonRow,
     MetricRow,
+    Table,
     format_value,
     representative,
     write_report,
@@ -121,6 +122,12 @@ def test_numbers_of_summary_metrics_and_comparison_are_on_the_page(tmp_path: Pat
     ):
         assert expected in page.text, expected
     assert [attrs.get("class") for tag, attrs in page.tags if tag == "strong"] == ["best"]  # counts are no scores
+
+
+def test_further_tables_show_their_rows_under_their_title(tmp_path: Path) -> None:
+    table = Table("Folds", "Dice on held-out cases.", [{"fold": "0", "Dice": 0.81234}, {"fold": "all", "Dice": None}])
+    page = report_of(tmp_path, tables=[table])
+    assert "Folds Dice on held-out cases. fold Dice 0 0.812 all -" in page.text
 
 
 def test_best_median_and_worst_case_are_drawn_and_saved(tmp_path: Path) -> None:
