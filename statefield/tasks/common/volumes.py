@@ -17,57 +17,15 @@ from numpy.typing import NDArray
 
 from statefield.datasets.adapter import DatasetAdapter
 from statefield.datasets.sample import DatasetInfo, Meta, Record
-from statefield.errors import ConfigError, DataError
+from statefield.errors import DataError
 from statefield.files import atomic_path
 from statefield.tasks.common.config import NormalisationConfig
+from statefield.tasks.common.normalisation import normalise as normalise
 from statefield.tasks.common.resampling import coarse_axis, resample_image, resample_labels, resampled_shape
 
 log = logging.getLogger(__name__)
 
 Spacing = tuple[float | None, float | None, float | None]  # mm between slices, rows, columns; None: as stored
-
-
-def normalise(image: NDArray[np.float32], config: NormalisationConfig) -> NDArray[np.float32]:
-    """`image` [C, *S] as `config` says, each channel by itself; float32, a new array.
-
-    A constant channel becomes 0 with the z-scores. Raises `ConfigError` for settings that cannot work.
-    """
-    calibrated = config.method in ("range", "ct")
-    if calibrated and (config.low is None or config.high is None or config.low >= config.high):
-        raise ConfigError(
-            f"data.normalisation: method {config.method!r} needs low < high in the file's units; given "
-            f"low={config.low}, high={config.high}."
-        )
-    if config.method == "ct" and (config.mean is None or config.std is None or not config.std > 0):
-        raise ConfigError(
-            f"data.normalisation: method 'ct' needs mean, and std above 0, in the file's units; given "
-            f"mean={config.mean}, std={config.std}. `statefield medical plan` finds them."
-        )
-    if config.clip_percentiles is not None and not 0 <= config.clip_percentiles[0] < config.clip_percentiles[1] <= 100:
-        raise ConfigError(
-            f"data.normalisation.clip_percentiles = {config.clip_percentiles}: two rising values in 0..100 are needed."
-        )
-    result = np.empty(image.shape, dtype=np.float32)
-    for channel, values in enumerate(np.asarray(image, dtype=np.float32)):
-        counted = values != 0 if config.method == "zscore_nonzero" else np.ones(values.shape, dtype=bool)
-        if config.clip_percentiles is not None and counted.any():
-            low, high = np.percentile(values[counted], config.clip_percentiles)
-            values = np.where(counted, np.clip(values, low, high), values)
-        if config.method == "none":
-            result[channel] = values
-        elif config.method == "range":
-            assert config.low is not None and config.high is not None
-            result[channel] = np.clip((values - config.low) / (config.high - config.low), 0, 1)
-        elif config.method == "ct":
-            assert config.mean is not None and config.std is not None
-            result[channel] = (np.clip(values, config.low, config.high) - config.mean) / config.std
-        else:
-            chosen = values[counted]
-            mean, deviation = (
-                (chosen.mean(dtype=np.float64), chosen.std(dtype=np.float64)) if chosen.size else (0.0, 0.0)
-            )
-            result[channel] = np.where(counted, (values - mean) / (deviation if deviation > 0 else 1.0), 0.0)
-    return result
 
 
 def stack_neighbours(volume: NDArray[np.float32], index: int, context: int) -> NDArray[np.float32]:
