@@ -17,8 +17,18 @@ from statefield.errors import ConfigError
 from statefield.files import write_json, write_text
 from statefield.tasks.medical.evaluate import Evaluation, evaluate_folders
 
+_EPILOG = """
+Spacing comes from the NIfTI files; pictures have none, so their distances are in pixels unless --spacing-mm is given.
+
+examples:
+  statefield medical evaluate predictions/ labelsTs/ --tolerance-mm 2 --json scores.json --csv scores.csv
+  statefield medical evaluate predictions/ labels/ --labels background liver tumour --lesions tumour
+  statefield medical evaluate predictions/ masks/ --classes 2 --mask fields_of_view/
+  statefield medical evaluate predictions/ labels/ --ignore-label 255 --no-distances --jobs 8
+"""
 _MOST_CASES_SHOWN = 40
 _MOST_CLASSES = 1024
+_SHOWN_PER_CLASS_ONLY = ("sensitivity", "specificity", "precision")  # the table of cases would be too wide
 
 
 def evaluate(argv: list[str]) -> int:
@@ -43,6 +53,10 @@ def evaluate(argv: list[str]) -> int:
             tolerance_mm=arguments.tolerance_mm,
             spacing_mm=tuple(arguments.spacing_mm) if arguments.spacing_mm else None,
             distances=not arguments.no_distances,
+            ignore_label=arguments.ignore_label,
+            masks=arguments.mask,
+            lesions=arguments.lesions if arguments.lesions else arguments.lesions is not None,
+            lesion_iou=arguments.lesion_iou,
             jobs=arguments.jobs,
             on_start=lambda count: progress.update(bar, total=count),
             on_case=lambda case: progress.update(bar, advance=1, description=case),
@@ -63,8 +77,11 @@ def evaluate(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="statefield medical evaluate",
-        description="Score label files against label files of the same name (NIfTI volumes, PNG or TIFF masks): Dice, "
-        "IoU, HD95, ASSD and NSD for each case and class, with 95 %% intervals; docs/metrics.md defines each.",
+        description="Score label files against label files of the same name (NIfTI volumes, PNG or TIFF masks): Dice,\n"
+        "IoU, HD95, ASSD, NSD, sensitivity, specificity and precision for each case and class, with 95 %%\n"
+        "intervals; docs/metrics.md defines each.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("predictions", type=Path, help="folder of predicted label files (or one file)")
     parser.add_argument("targets", type=Path, help="folder of true label files (or one file)")
@@ -86,6 +103,21 @@ def _parser() -> argparse.ArgumentParser:
         help="pixel spacing of pictures, which carry none",
     )
     parser.add_argument("--no-distances", action="store_true", help="Dice and IoU alone, which is several times faster")
+    parser.add_argument(
+        "--ignore-label", type=int, metavar="N", help="the targets' value for pixels without a label, scored nowhere"
+    )
+    parser.add_argument(
+        "--mask", type=Path, metavar="DIR", help="fields of view, a file a case (CASE, CASE_mask): 0 is scored nowhere"
+    )
+    parser.add_argument(
+        "--lesions",
+        nargs="*",
+        metavar="CLASS",
+        help="count connected components of these classes (none named: of all but the background) as lesions",
+    )
+    parser.add_argument(
+        "--lesion-iou", type=float, metavar="T", help="a lesion is detected from this IoU on (default: any overlap)"
+    )
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write one row for each case and class")
@@ -114,12 +146,13 @@ def _print_report(console: Console, evaluation: Evaluation, summary: dict[str, A
     shown = ", ".join(foreground[:6]) + (", ..." if len(foreground) > 6 else "")
     by_case = Table(title=f"Per case: mean over the foreground classes ({shown})")
     by_case.add_column("case")
-    for metric in metrics.names:
+    shown_metrics = [name for name in metrics.names if not name.endswith(_SHOWN_PER_CLASS_ONLY)]
+    for metric in shown_metrics:
         by_case.add_column(metric, justify="right")
     names = sorted(evaluation.state.cases)
     for name in names[:_MOST_CASES_SHOWN]:
         table = summary["cases"][name]
-        by_case.add_row(name, *(_number(_mean(table[metric][c] for c in foreground)) for metric in metrics.names))
+        by_case.add_row(name, *(_number(_mean(table[metric][c] for c in foreground)) for metric in shown_metrics))
     console.print(by_case)
     if len(names) > _MOST_CASES_SHOWN:
         console.print(f"{len(names) - _MOST_CASES_SHOWN} more cases; --csv writes them all")
@@ -154,6 +187,18 @@ def _print_report(console: Console, evaluation: Evaluation, summary: dict[str, A
         "case mean: over the cases counted (those with a score for the class); interval: bootstrap over cases; pooled: "
         "from the counts of all cases together; the mean over classes is unweighted and leaves the background out.",
     )
+    accuracy = summary["accuracy"]
+    console.print(
+        f"accuracy over all pixels: case mean {_number(accuracy['case_mean'])}, interval "
+        f"{_cells(accuracy, 'case_mean', 'ci95', 'pooled')[1]}, pooled {_number(accuracy['pooled'])}",
+        soft_wrap=True,
+    )
+    for name, counts in summary.get("lesions", {}).items():
+        console.print(
+            f"{name}: {counts['num_detected']} of {counts['num_true']} true lesions detected, "
+            f"{counts['num_false_positive']} of {counts['num_predicted']} predicted ones false",
+            soft_wrap=True,
+        )
     if absent:
         console.print(f"in no prediction and no target: {', '.join(absent)}", soft_wrap=True)
     for name in foreground:
@@ -165,6 +210,10 @@ def _print_report(console: Console, evaluation: Evaluation, summary: dict[str, A
                 soft_wrap=True,
             )
     console.print(f"classes: {evaluation.classes_from}", soft_wrap=True)
+    if evaluation.ignore_label is not None:
+        console.print(f"label {evaluation.ignore_label} of the targets is scored nowhere", soft_wrap=True)
+    if metrics.distances and metrics.unit == "px":
+        console.print("distances are in pixels (px): pictures carry no spacing; --spacing-mm gives one", soft_wrap=True)
     if evaluation.unmatched:
         shown = ", ".join(evaluation.unmatched[:5])
         console.print(f"{len(evaluation.unmatched)} predictions without target left out: {shown}", soft_wrap=True)
@@ -185,16 +234,27 @@ def _mean(values: Any) -> float:
     return sum(scored) / len(scored) if scored else math.nan
 
 
+def _csv_cell(value: float) -> str:
+    return "" if math.isnan(value) else repr(value)
+
+
 def _csv(evaluation: Evaluation) -> str:
     metrics = evaluation.metrics
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "label", "class", *metrics.names, "num_target", "num_predicted"])
+    headings = ["case", "label", "class", *metrics.names, "num_target", "num_predicted", "accuracy_of_case"]
+    if metrics.lesion_labels:
+        headings += ["num_true_lesions", "num_detected_lesions", "num_predicted_lesions", "num_false_lesions"]
+    writer.writerow(headings)
     for case in sorted(evaluation.state.cases):
         scores = evaluation.state.cases[case]
         for label, name in enumerate(metrics.classes):
             values = [float(scores.values[metric][label]) for metric in metrics.names]
-            cells = ["" if math.isnan(value) else repr(value) for value in values]
+            cells = [_csv_cell(value) for value in values]
             counts = [int(scores.confusion.num_target[label]), int(scores.confusion.num_predicted[label])]
-            writer.writerow([case, label, name, *cells, *counts])
+            if metrics.lesion_labels:
+                lesions = [int(n) for n in scores.lesions.counts[label]] if label in metrics.lesion_labels else [""] * 4
+            else:
+                lesions = []
+            writer.writerow([case, label, name, *cells, *counts, _csv_cell(scores.confusion.accuracy), *lesions])
     return text.getvalue()

@@ -10,28 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from statefield.datasets import case_name
 from statefield.datasets.description import DESCRIPTION, names_by_number, read_description
-from statefield.datasets.readers import image as image_reader
-from statefield.datasets.readers import nifti
-from statefield.errors import ConfigError, DatasetLayoutError, ShapeError
+from statefield.errors import ConfigError
 from statefield.tasks.common.segmentation_metrics import SegmentationMetrics, SegmentationState
+from statefield.tasks.medical.label_files import LabelPair, is_volume, label_values, match_cases, read_pair
 
 logger = logging.getLogger(__name__)
 
-_MOST_NAMES_SHOWN = 20
+IGNORED_CLASS = "ignore"  # how nnU-Net's dataset.json names the label of voxels without one
 OnCase = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class LabelPair:
-    """One case: the predicted label file and the true one."""
-
-    case: str
-    prediction: Path
-    target: Path
 
 
 @dataclass(frozen=True)
@@ -42,6 +29,7 @@ class Evaluation:
     state: SegmentationState
     classes_from: str
     unmatched: tuple[str, ...]
+    ignore_label: int | None = None
 
     def summary(self) -> dict[str, Any]:
         """`SegmentationMetrics.summarise`, with where the classes come from and which predictions had no target."""
@@ -49,6 +37,7 @@ class Evaluation:
             "class_names": list(self.metrics.classes),
             "classes_from": self.classes_from,
             "unmatched_predictions": list(self.unmatched),
+            "ignore_label": self.ignore_label,
             **self.metrics.summarise(self.state),
         }
 
@@ -61,6 +50,10 @@ def evaluate_folders(
     tolerance_mm: float = 1.0,
     spacing_mm: tuple[float, float] | None = None,
     distances: bool = True,
+    ignore_label: int | None = None,
+    masks: Path | None = None,
+    lesions: bool | Sequence[str] = False,
+    lesion_iou: float | None = None,
     jobs: int = 1,
     on_start: Callable[[int], None] | None = None,
     on_case: OnCase | None = None,
@@ -74,6 +67,11 @@ def evaluate_folders(
         tolerance_mm: of NSD; in pixels for pictures without `spacing_mm`.
         spacing_mm: (row, column) spacing of pictures, which carry none. NIfTI files state theirs.
         distances: False leaves out HD95, ASSD and NSD.
+        ignore_label: the targets' value for pixels without a label; None: none, unless the dataset.json names its last
+            label "ignore".
+        masks: folder of fields of view (or one file): where its file of the case is 0, nothing is scored.
+        lesions: classes whose connected components are counted, True: all but the background; `lesion_iou`: from which
+            IoU on one is detected, None: any overlap.
         jobs: processes; 1 works in this one. With more, a script guards its call by `if __name__ == "__main__"`.
         on_start, on_case: told the number of cases, and each case's name when it is scored.
 
@@ -85,86 +83,58 @@ def evaluate_folders(
     """
     if jobs < 1:
         raise ConfigError(f"jobs is {jobs}; at least 1 is needed.")
-    pairs, unmatched = match_cases(predictions, targets)
-    volumes = _is_volume(pairs[0].target)
+    pairs, unmatched = match_cases(predictions, targets, masks)
+    volumes = is_volume(pairs[0].target)
     if volumes and spacing_mm is not None:
         raise ConfigError("spacing_mm is for pictures; NIfTI files state their own spacing. Leave it out.")
     if unmatched:
         logger.warning("%s: %d predictions have no target and are left out: %s", predictions, len(unmatched), unmatched)
-    names, classes_from = _classes(classes, targets, pairs)
+    names, classes_from, ignored = _classes(classes, targets, pairs, ignore_label)
     metrics = SegmentationMetrics(
         names,
         tolerance_mm=tolerance_mm,
         unit="mm" if volumes or spacing_mm is not None else "px",
         distances=distances,
+        lesions=lesions if isinstance(lesions, bool) else tuple(lesions),
+        lesion_iou=lesion_iou,
     )
     if on_start is not None:
         on_start(len(pairs))
     state = SegmentationState()
-    for case, scored in _scored(pairs, metrics, spacing_mm, jobs):
+    for case, scored in _scored(pairs, metrics, spacing_mm, ignored, jobs):
         state = state + scored
         if on_case is not None:
             on_case(case)
-    return Evaluation(metrics, state, classes_from, tuple(unmatched))
-
-
-def match_cases(predictions: Path, targets: Path) -> tuple[list[LabelPair], list[str]]:
-    """The cases of `targets` with their predictions, sorted by name, and the predictions that have no target."""
-    if predictions.is_file() and targets.is_file():
-        return [LabelPair(case_name(targets), predictions, targets)], []
-    found, wanted = _label_files(predictions), _label_files(targets)
-    missing = [case for case in wanted if case not in found]
-    if missing:
-        shown = "\n".join(f"  {case}" for case in missing[:_MOST_NAMES_SHOWN])
-        more = f"\n  and {len(missing) - _MOST_NAMES_SHOWN} more" if len(missing) > _MOST_NAMES_SHOWN else ""
-        raise DatasetLayoutError(
-            f"{predictions}: {len(missing)} of the {len(wanted)} cases of {targets} have no prediction. Leaving them "
-            f"out would change the score: predict them, or take them out of {targets}. Missing:\n{shown}{more}"
-        )
-    kinds = {_is_volume(path) for case in wanted for path in (found[case], wanted[case])}
-    if len(kinds) > 1:
-        raise DatasetLayoutError(
-            f"{predictions} and {targets}: NIfTI files and pictures are mixed; one kind is needed."
-        )
-    return [LabelPair(case, found[case], wanted[case]) for case in wanted], [c for c in found if c not in wanted]
+    return Evaluation(metrics, state, classes_from, tuple(unmatched), ignored)
 
 
 def score_pair(
-    pair: LabelPair, metrics: SegmentationMetrics, spacing_mm: tuple[float, float] | None = None
+    pair: LabelPair,
+    metrics: SegmentationMetrics,
+    spacing_mm: tuple[float, float] | None = None,
+    ignore_label: int | None = None,
 ) -> SegmentationState:
-    """Read one case's two files, check that they lie on the same pixels, and score them."""
-    num_classes = len(metrics.classes)
-    if _is_volume(pair.target):
-        target = nifti.read_labels(pair.target, num_classes)
-        prediction = nifti.read_labels(pair.prediction, num_classes)
-        reason = nifti.same_place(prediction, target)
-        if reason is not None:
-            raise ShapeError(
-                f"{pair.prediction} and {pair.target}: they must lie on the same voxels, but {reason}. Write the "
-                "prediction on the image's grid (nearest neighbour)."
-            )
-        return metrics.observe(prediction.array[0], target.array[0], case=pair.case, spacing=target.spacing)
-    wanted = image_reader.read_mask(pair.target, num_classes)
-    predicted = image_reader.read_mask(pair.prediction, num_classes)
-    if predicted.shape != wanted.shape:
-        raise ShapeError(
-            f"{pair.prediction} is {' x '.join(map(str, predicted.shape))} pixels but {pair.target} is "
-            f"{' x '.join(map(str, wanted.shape))}: they must have one size. Write the prediction at the image's size."
-        )
-    return metrics.observe(predicted, wanted, case=pair.case, spacing=spacing_mm or (1.0, 1.0))
+    """Read one case's files and score them; errors are those of `read_pair`."""
+    maps = read_pair(pair, len(metrics.classes), ignore_label=ignore_label)
+    spacing = maps.spacing_mm or spacing_mm or (1.0, 1.0)
+    return metrics.observe(maps.prediction, maps.target, case=pair.case, spacing=spacing)
 
 
 def _scored(
-    pairs: list[LabelPair], metrics: SegmentationMetrics, spacing_mm: tuple[float, float] | None, jobs: int
+    pairs: list[LabelPair],
+    metrics: SegmentationMetrics,
+    spacing_mm: tuple[float, float] | None,
+    ignore_label: int | None,
+    jobs: int,
 ) -> Iterable[tuple[str, SegmentationState]]:
     if jobs == 1 or len(pairs) == 1:
         for pair in pairs:
-            yield pair.case, score_pair(pair, metrics, spacing_mm)
+            yield pair.case, score_pair(pair, metrics, spacing_mm, ignore_label)
         return
     # spawn: a forked child of a process with threads (progress bar, BLAS) can hang
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(pairs)), mp_context=context) as pool:
-        futures = {pool.submit(score_pair, pair, metrics, spacing_mm): pair.case for pair in pairs}
+        futures = {pool.submit(score_pair, pair, metrics, spacing_mm, ignore_label): pair.case for pair in pairs}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -173,47 +143,23 @@ def _scored(
             raise
 
 
-def _label_files(folder: Path) -> dict[str, Path]:
-    """Label files by case name, sorted; hidden files left out."""
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
-        raise DatasetLayoutError(f"{folder}: {found} found where a folder of label files is needed.")
-    suffixes = (*nifti.SUFFIXES, *image_reader.MASK_SUFFIXES)
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file() or not path.name.lower().endswith(suffixes):
-            continue
-        case = case_name(path)
-        if case in files:
-            raise DatasetLayoutError(f"{folder}: {files[case].name} and {path.name} name the same case; keep one.")
-        files[case] = path
-    if not files:
-        raise DatasetLayoutError(f"{folder}: no label file found; names ending in {', '.join(suffixes)} are needed.")
-    return files
-
-
-def _classes(classes: Sequence[str] | None, targets: Path, pairs: list[LabelPair]) -> tuple[tuple[str, ...], str]:
-    """The class names, and a clause that says where they come from."""
+def _classes(
+    classes: Sequence[str] | None, targets: Path, pairs: list[LabelPair], ignore_label: int | None
+) -> tuple[tuple[str, ...], str, int | None]:
+    """The class names, a clause that says where they come from, and the label that is ignored."""
     if classes is not None:
-        return tuple(classes), "as given"
+        return tuple(classes), "as given", ignore_label
     for folder in (targets, targets.parent):
         if targets.is_dir() and (folder / DESCRIPTION).is_file():
             path = folder / DESCRIPTION
-            return names_by_number(path, "labels", read_description(folder).get("labels")), f"read from {path}"
-    values = [_values(pair.target) for pair in pairs]
-    if not _is_volume(pairs[0].target) and all(found <= {0, 255} for found in values):
+            declared = names_by_number(path, "labels", read_description(folder).get("labels"))
+            if declared[-1] == IGNORED_CLASS:  # the last one, as nnU-Net has it
+                return declared[:-1], f"read from {path}", len(declared) - 1 if ignore_label is None else ignore_label
+            return declared, f"read from {path}", ignore_label
+    values = [label_values(pair.target) - {ignore_label} for pair in pairs]
+    if not is_volume(pairs[0].target) and all(found <= {0, 255} for found in values):
         highest = 1
     else:
-        highest = max(max(found) for found in values)
+        highest = max(max(found, default=0) for found in values)
     names = ("background", *(f"class_{k}" for k in range(1, max(highest, 1) + 1)))
-    return names, "the values found in the targets"
-
-
-def _values(path: Path) -> set[int]:
-    if _is_volume(path):
-        return {int(v) for v in np.unique(nifti.read_labels(path).array)}
-    return {int(v) for v in image_reader.mask_values(path)}
-
-
-def _is_volume(path: Path) -> bool:
-    return path.name.lower().endswith(nifti.SUFFIXES)
+    return names, "the values found in the targets", ignore_label

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -13,6 +15,8 @@ from statefield.errors import ConfigError, DataError, DatasetLayoutError, LabelE
 from statefield.tasks.common.segmentation_metrics import SegmentationMetrics
 from statefield.tasks.medical.evaluate import evaluate_folders
 
+DATA = Path(os.environ.get("STATEFIELD_DATA", Path(__file__).parents[3] / "../shared/data"))
+DRIVE = DATA / "medical/DRIVE/test"
 AFFINE = LPS @ np.diag([0.8, 0.9, 2.5, 1.0])
 
 
@@ -167,3 +171,90 @@ def test_settings_that_cannot_work_are_refused(folders):
         evaluate_folders(*folders, jobs=0)
     with pytest.raises(ConfigError, match="spacing_mm is for pictures"):
         evaluate_folders(*folders, spacing_mm=(1.0, 1.0))
+
+
+def _pictures(root, **folders):
+    """Folders of one-case pictures: name -> labels."""
+    for name, labels in folders.items():
+        write_picture(root / name / "case.png", np.array(labels))
+    return [root / name for name in folders]
+
+
+def test_an_ignore_label_and_a_field_of_view_are_scored_nowhere(tmp_path):
+    # hand-worked: of 8 pixels one is ignored, one outside the field of view: 6 count, TP 2, FP 1, FN 1, TN 2
+    predictions, targets, masks = _pictures(
+        tmp_path,
+        pred=[[1, 1, 1, 0], [0, 0, 1, 1]],
+        truth=[[1, 1, 0, 1], [0, 0, 9, 0]],
+        view=[[255, 255, 255, 255], [255, 255, 255, 0]],
+    )
+    evaluation = evaluate_folders(predictions, targets, ignore_label=9, masks=masks)
+    assert evaluation.metrics.classes == ("background", "class_1")
+    summary = evaluation.summary()
+    assert summary["ignore_label"] == 9
+    counts = evaluation.state.cases["case"].confusion.counts
+    assert counts.tolist() == [[2, 1], [1, 2]]
+    assert summary["metrics"]["Dice"]["classes"]["class_1"]["case_mean"] == pytest.approx(2 * 2 / (4 + 1 + 1))
+    assert summary["metrics"]["specificity"]["classes"]["class_1"]["pooled"] == pytest.approx(2 / 3)
+    assert summary["accuracy"]["pooled"] == pytest.approx(4 / 6)
+
+
+def test_fields_of_view_are_found_by_name_and_must_fit(tmp_path):
+    predictions, targets = _pictures(tmp_path, pred=[[1, 0]], truth=[[1, 1]])
+    write_picture(tmp_path / "view" / "case_mask.png", np.array([[1, 0]]))
+    scored = evaluate_folders(predictions, targets, masks=tmp_path / "view", distances=False)
+    assert scored.state.cases["case"].confusion.counts.sum() == 1
+    write_picture(tmp_path / "view" / "case_mask.png", np.array([[1, 0, 0]]))
+    with pytest.raises(ShapeError, match=r"case_mask\.png is 1 x 3 pixels"):
+        evaluate_folders(predictions, targets, masks=tmp_path / "view")
+    (tmp_path / "view" / "case_mask.png").rename(tmp_path / "view" / "other.png")
+    with pytest.raises(DatasetLayoutError, match=r"1 of the 1 cases .* have no mask"):
+        evaluate_folders(predictions, targets, masks=tmp_path / "view")
+
+
+def test_volumes_are_masked_on_their_own_voxels(tmp_path, folders):
+    predictions, targets = folders
+    views = np.zeros((14, 12, 6), np.uint8)
+    views[:7] = 1
+    for index in range(4):
+        write_volume(tmp_path / "view" / f"case_{index}.nii.gz", views, AFFINE, np.uint8)
+    evaluation = evaluate_folders(predictions, targets, masks=tmp_path / "view", distances=False)
+    for scores in evaluation.state.cases.values():
+        assert scores.confusion.counts.sum() == 7 * 12 * 6
+    write_volume(tmp_path / "view" / "case_2.nii.gz", views, np.eye(4), np.uint8)
+    with pytest.raises(ShapeError, match=r"view/case_2.*affines differ"):
+        evaluate_folders(predictions, targets, masks=tmp_path / "view")
+
+
+def test_the_ignore_label_of_an_nnunet_description_is_scored_nowhere(tmp_path):
+    predictions, targets = _pictures(tmp_path, pred=[[1, 0, 1, 2]], truth=[[1, 1, 3, 2]])
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "a": 1, "b": 2, "ignore": 3}}))
+    evaluation = evaluate_folders(predictions, targets, distances=False)
+    assert evaluation.metrics.classes == ("background", "a", "b")
+    assert evaluation.ignore_label == 3
+    assert evaluation.state.cases["case"].confusion.counts.sum() == 3
+
+
+@pytest.mark.shared_data
+def test_second_observer_of_drive_inside_the_field_of_view(tmp_path):
+    if not DRIVE.is_dir():
+        pytest.skip(f"no DRIVE at {DRIVE} (STATEFIELD_DATA)")
+    for folder, ending in (("2nd_manual", "_manual2"), ("1st_manual", "_manual1"), ("mask", "_test_mask")):
+        (tmp_path / folder).mkdir()
+        for number in range(1, 21):
+            (tmp_path / folder / f"{number:02d}.gif").symlink_to(DRIVE / folder / f"{number:02d}{ending}.gif")
+    evaluation = evaluate_folders(
+        tmp_path / "2nd_manual",
+        tmp_path / "1st_manual",
+        classes=("background", "vessel"),
+        masks=tmp_path / "mask",
+        distances=False,
+    )
+    summary = evaluation.summary()
+    assert summary["num_cases"] == 20
+    vessel = {name: entry["classes"]["vessel"] for name, entry in summary["metrics"].items()}
+    # the reference figures of the data's INDEX.md: accuracy, sensitivity and specificity pooled, Dice over pictures
+    assert summary["accuracy"]["pooled"] == pytest.approx(0.9473, abs=5e-5)
+    assert vessel["sensitivity"]["pooled"] == pytest.approx(0.7746, abs=5e-5)
+    assert vessel["specificity"]["pooled"] == pytest.approx(0.9725, abs=5e-5)
+    assert vessel["Dice"]["case_mean"] == pytest.approx(0.7881, abs=5e-5)
