@@ -114,7 +114,7 @@ class AcdcH5:
             values = hdf5.read_array(record.mask, name, ndim)
             if values.shape != image.shape:
                 raise ShapeError(
-                    f"{path}: image of shape {image.shape} and {name} of {values.shape}; one shape is needed."
+                    f"{path}: image of shape {image.shape} and {name} of {values.shape} differ."
                 )
             unlabelled = _SCRIBBLE_UNLABELLED if name == "scribble" else None
             sample["mask"] = integer_labels(f"{path} ({name})", values, len(CLASSES), unlabelled=unlabelled)
