@@ -94,7 +94,7 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Table:
-    """A further table of the report: a heading, a sentence that says what its numbers are, and rows of equal columns."""
+    """A further table: a heading, a sentence that says what its numbers are, and rows that share their columns."""
 
     title: str
     lead: str
