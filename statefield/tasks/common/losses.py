@@ -1,9 +1,12 @@
 """Segmentation losses: MONAI's Dice with cross-entropy or focal, and its boundary loss, with unlabelled pixels.
 
-Shape legend: B images, K classes, H x W pixels. Targets are int64 [B, H, W]; pixels of `UNLABELLED` count nowhere.
+Shape legend: B images, K classes, *S pixels (H, W) or voxels (D, H, W). Targets are int64 [B, *S]; pixels of
+`UNLABELLED` count nowhere. Everything is computed in float32, whatever the precision of the net.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from monai.losses import BoundaryLoss, DiceLoss, FocalLoss
@@ -15,7 +18,7 @@ from statefield.tasks.common.config import UNLABELLED, LossConfig
 
 
 class SegmentationLoss(nn.Module):
-    """The weighted sum that `LossConfig` describes: logits [B, K, H, W], target int64 [B, H, W] -> scalar float32.
+    """The weighted sum that `LossConfig` describes: logits [B, K, *S], target int64 [B, *S] -> scalar float32.
 
     Raises:
         ConfigError: fewer than two classes, or weights that are negative, all zero, or not one per class.
@@ -100,3 +103,54 @@ class SegmentationLoss(nn.Module):
         distance = self.boundary.compute_distance_map(foreground.float()).to(logits)
         weighted = logits.softmax(dim=1)[:, 1:] * distance * labelled.unsqueeze(1)
         return weighted.sum() / (labelled.sum() * foreground.shape[1])
+
+
+class DeepSupervisionLoss(nn.Module):
+    """A loss at every output of a net with deep supervision: logits, the largest first -> scalar float32.
+
+    Output i, of 1/2^i of the size, weighs 1/2^i; the last and coarsest weighs nothing where there are two or more; and
+    weights are divided by their sum. All of it is nnU-Net's (`nnUNetTrainer._build_loss`). Of five outputs that is 8,
+    4, 2, 1 and 0 fifteenths. The target of a smaller output is the first pixel of each block (nearest): a block whose
+    first pixel is unlabelled counts nowhere.
+
+    Args: loss: of one output and its target, e.g. `SegmentationLoss`.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: Sequence[Tensor], target: Tensor) -> Tensor:
+        """Args: logits: [B, K, *S / s_i], s_i whole numbers for each axis. target: int64 [B, *S].
+
+        Raises: ShapeError for an output whose size does not divide the target's.
+        """
+        total = torch.zeros((), device=target.device)
+        for output, weight in zip(logits, deep_supervision_weights(len(logits)), strict=True):
+            if weight:
+                total = total + weight * self.loss(output, _shrunk(target, output.shape[2:]))
+            else:  # its head has a gradient all the same, of zero: machines that share gradients wait for each of them
+                total = total + 0.0 * output.float().sum()
+        return total
+
+
+def deep_supervision_weights(count: int) -> list[float]:
+    """The weights of `count` outputs, the largest first; their sum is 1.
+
+    >>> deep_supervision_weights(3), deep_supervision_weights(1)
+    ([0.6666666666666666, 0.3333333333333333, 0.0], [1.0])
+    """
+    weights = [1 / 2**i for i in range(count)]
+    if count > 1:
+        weights[-1] = 0.0
+    return [weight / sum(weights) for weight in weights]
+
+
+def _shrunk(target: Tensor, sides: Sequence[int]) -> Tensor:
+    steps = [have // side for have, side in zip(target.shape[1:], sides, strict=True)]
+    if any(step * side != have for step, side, have in zip(steps, sides, target.shape[1:], strict=True)):
+        raise ShapeError(
+            f"an output of {tuple(sides)} does not divide a target of {tuple(target.shape[1:])}: deep supervision "
+            "needs patches whose sides are multiples of what the net shrinks them by."
+        )
+    return target[(slice(None), *(slice(None, None, step) for step in steps))]

@@ -130,7 +130,7 @@ def build_task(recipe: SegmentationRecipe, info: DatasetInfo, *, total_steps: in
             classes=info.classes,
             num_channels=len(info.channels),
             slice_context=recipe.data.slice_context,
-            roi=recipe.inference.roi or recipe.data.patch_size,
+            patch_size=recipe.data.patch_size,
             seed=recipe.seed,
             total_steps=total_steps,
             max_skipped_steps=recipe.trainer.max_skipped_steps,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,8 @@ class LightMUNet(nn.Module):
         ShapeError (forward): an image of other channels, or of sides that are no multiples.
     """
 
+    dimensions: ClassVar[tuple[int, ...]] = (2, 3)
+
     def __init__(
         self,
         spatial_dims: int,
@@ -119,7 +121,7 @@ class LightMUNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_dims("LightMUNet", spatial_dims, (2, 3))
+        check_dims("LightMUNet", spatial_dims, self.dimensions)
         if len(decoder_depths) != len(depths) - 1:
             raise ConfigError(
                 f"LightMUNet: depths {tuple(depths)} need one decoder stage less, and decoder_depths is "

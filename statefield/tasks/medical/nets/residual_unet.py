@@ -14,7 +14,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, cat, nn
 from torch.nn import functional
@@ -122,6 +122,8 @@ class ResidualUNet(nn.Module):
         ConfigError: numbers of stages that do not fit. ShapeError (forward): an image of other channels or sides.
     """
 
+    dimensions: ClassVar[tuple[int, ...]] = (2, 3)
+
     def __init__(
         self,
         spatial_dims: int,
@@ -138,7 +140,7 @@ class ResidualUNet(nn.Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        check_dims(name, spatial_dims, (2, 3))
+        check_dims(name, spatial_dims, self.dimensions)
         features = tuple(features or (min(32 * 2**s, 512 if spatial_dims == 2 else 320) for s in range(6)))
         n = len(features)
         strides = tuple(strides or (1, *(2,) * (n - 1)))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from monai.networks.blocks import UnetOutBlock
 from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrUpBlock
@@ -118,6 +118,8 @@ class SegMamba(nn.Module):
         ConfigError: dimensions or stages that cannot be had. ShapeError (forward): an image of other channels or sides.
     """
 
+    dimensions: ClassVar[tuple[int, ...]] = (3,)
+
     def __init__(
         self,
         spatial_dims: int,
@@ -130,7 +132,7 @@ class SegMamba(nn.Module):
         slices: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        check_dims("SegMamba", spatial_dims, (3,))
+        check_dims("SegMamba", spatial_dims, self.dimensions)
         counts: tuple[int | None, ...] = (None,) * 4 if slices is None else tuple(slices)
         if not len(features) == len(depths) == len(counts) == 4:
             raise ConfigError(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
@@ -61,6 +61,8 @@ class VMUNet(nn.Module):
         ShapeError (forward): an image of other channels, or of sides that are no multiples.
     """
 
+    dimensions: ClassVar[tuple[int, ...]] = (2,)
+
     def __init__(
         self,
         spatial_dims: int,
@@ -74,7 +76,7 @@ class VMUNet(nn.Module):
         drop_path_rate: float = 0.2,
     ) -> None:
         super().__init__()
-        check_dims(type(self).__name__, spatial_dims, (2,))
+        check_dims(type(self).__name__, spatial_dims, self.dimensions)
         if len(depths) != len(decoder_depths):
             raise ConfigError(f"depths {tuple(depths)} and decoder_depths {tuple(decoder_depths)} differ in length.")
         self.spatial_dims, self.in_channels, self.d_state = spatial_dims, in_channels, d_state
