@@ -149,9 +149,14 @@ class MetricsConfig:
 
     Args:
         nsd_tolerance_mm: distance up to which surfaces count as equal, mm.
+        lesions: classes whose connected components are counted as lesions (found, missed, invented); true: all but the
+            background.
+        lesion_iou: the least IoU of a detected lesion with a predicted one; null: any overlap.
     """
 
     nsd_tolerance_mm: float = 1.0
+    lesions: bool | list[str] = False
+    lesion_iou: float | None = None
 
 
 @dataclass(frozen=True)

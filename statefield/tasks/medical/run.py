@@ -43,7 +43,7 @@ from statefield.tasks.medical.experiment import (
 )
 from statefield.tasks.medical.recipe import SegmentationRecipe, difference, read_recipe, recipe_text
 from statefield.tasks.medical.segmentation import VALIDATION_SCORE
-from statefield.tasks.medical.testing import CaseProgress, Contender, TestResult, evaluate, finish
+from statefield.tasks.medical.testing import CaseProgress, Contender, TestResult, evaluate, finish, metrics_of
 
 log = logging.getLogger(__name__)
 Announce = Callable[[str], None]
@@ -82,6 +82,7 @@ def fit(
     if recipe.trainer.threads is not None:
         torch.set_num_threads(recipe.trainer.threads)
     dataset = Dataset.of(recipe)
+    metrics_of(recipe.metrics, dataset.info.classes, unit="mm")  # settings that cannot score are said now
     splits: Splits = {"train": dataset.records("train"), "val": dataset.records("val"), "test": dataset.records("test")}
     if resume:
         require_same_cases(folder, splits)
@@ -201,7 +202,7 @@ def _contender(
         slice_context=run.slice_context,
         roi=run.roi,
         inference=run.inference,
-        nsd_tolerance_mm=run.recipe.metrics.nsd_tolerance_mm,
+        scoring=run.recipe.metrics,
         predictions=predictions or run.folder.predictions,
         progress=progress,
     )

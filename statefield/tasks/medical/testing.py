@@ -24,7 +24,7 @@ from statefield.tasks.common.segmentation_metrics import SegmentationMetrics, Se
 from statefield.tasks.common.volumes import normalise
 from statefield.tasks.medical.baseline import fit_thresholds
 from statefield.tasks.medical.predict import segment_volume, write_prediction
-from statefield.tasks.medical.recipe import SegmentationRecipe, recipe_text
+from statefield.tasks.medical.recipe import MetricsConfig, SegmentationRecipe, recipe_text
 
 CaseProgress = Callable[[str, int, int], None]
 
@@ -73,7 +73,7 @@ def evaluate(
     slice_context: int,
     roi: tuple[int, ...] | None,
     inference: InferenceConfig,
-    nsd_tolerance_mm: float,
+    scoring: MetricsConfig,
     predictions: Path,
     progress: CaseProgress | None = None,
 ) -> Scored:
@@ -85,7 +85,7 @@ def evaluate(
     for record in records:
         sample = adapter.load(record)
         target = _target(sample)
-        metrics = metrics or _metrics_for(sample, classes, nsd_tolerance_mm)
+        metrics = metrics or _metrics_for(sample, classes, scoring)
         _require_unit(sample, metrics)
         raw = sample["image"] if target.ndim == 3 else sample["image"][:, None]
         image = normalise(raw, normalisation)
@@ -168,8 +168,19 @@ def _target(sample: Sample) -> np.ndarray:
     return sample["mask"]
 
 
-def _metrics_for(sample: Sample, classes: tuple[str, ...], tolerance: float) -> SegmentationMetrics:
-    return SegmentationMetrics(classes, tolerance_mm=tolerance, unit="mm" if sample["meta"]["spacing_known"] else "px")
+def _metrics_for(sample: Sample, classes: tuple[str, ...], scoring: MetricsConfig) -> SegmentationMetrics:
+    return metrics_of(scoring, classes, unit="mm" if sample["meta"]["spacing_known"] else "px")
+
+
+def metrics_of(scoring: MetricsConfig, classes: tuple[str, ...], *, unit: Literal["mm", "px"]) -> SegmentationMetrics:
+    """The metrics that a recipe asks for. Raises `ConfigError` for settings that cannot work with these classes."""
+    return SegmentationMetrics(
+        classes,
+        tolerance_mm=scoring.nsd_tolerance_mm,
+        unit=unit,
+        lesions=scoring.lesions if isinstance(scoring.lesions, bool) else tuple(scoring.lesions),
+        lesion_iou=scoring.lesion_iou,
+    )
 
 
 def _require_unit(sample: Sample, metrics: SegmentationMetrics) -> None:
@@ -195,7 +206,7 @@ def _view(
     scores |= {f"Dice {k}": table["Dice"][k] for k in foreground if len(foreground) > 1}
     # a picture keeps its colours; a volume is shown as normalised, which half precision can hold
     shown = sample["image"] if labels.ndim == 2 else image
-    small = np.uint8 if len(metrics.classes) <= 256 else np.uint16
+    small = np.uint8 if len(metrics.classes) < 256 else np.uint16  # UNLABELLED wraps to the largest, which is no class
     return CaseView(
         case,
         shown[:3].astype(np.float16 if labels.ndim == 3 else np.float32),
