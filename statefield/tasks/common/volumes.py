@@ -138,7 +138,9 @@ class VolumeStore:
                 mask = resample_labels(mask, grid.wanted_shape, coarse_axis=grid.coarse).astype(np.int16, copy=False)
                 spacing = grid.wanted_spacing
                 self._num_resampled += 1
-        present = np.stack([(mask == k).any(axis=(1, 2)) for k in range(len(self.info.classes))], axis=1)
+        # counted from UNLABELLED on, one pass whatever the number of classes
+        counts = [np.bincount(labels.ravel() + 1, minlength=len(self.info.classes) + 1) for labels in mask]
+        present = np.stack(counts)[:, 1:] > 0
         if keep and self.folder is not None:
             stem = record.case.replace("/", "_")
             image = _mapped(self.folder / f"{stem}.image.npy", image)

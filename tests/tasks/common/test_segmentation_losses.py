@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from statefield.errors import ConfigError, ShapeError
 from statefield.tasks.common.config import UNLABELLED, LossConfig
-from statefield.tasks.common.losses import SegmentationLoss
+from statefield.tasks.common.losses import DeepSupervisionLoss, SegmentationLoss, deep_supervision_weights
 
 KINDS = [
     LossConfig(kind="dice_ce"),
@@ -113,3 +113,52 @@ def test_weights_that_cannot_work_are_refused(config, message):
 def test_a_target_of_another_size_is_refused_with_both_shapes():
     with pytest.raises(ShapeError, match=r"\(1, 4, 5\).*\(1, 2, 4, 4\)"):
         SegmentationLoss(LossConfig(), 2)(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 5, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("config", KINDS)
+def test_a_volume_of_one_slice_costs_what_the_slice_does(config):
+    logits = torch.randn(2, 3, 6, 7, generator=torch.Generator().manual_seed(0))
+    target = torch.randint(-1, 3, (2, 6, 7), generator=torch.Generator().manual_seed(1))
+    loss = SegmentationLoss(config, 3)
+    torch.testing.assert_close(loss(logits.unsqueeze(2), target.unsqueeze(1)), loss(logits, target))
+
+
+@pytest.mark.parametrize("config", KINDS)
+def test_unlabelled_voxels_of_a_volume_have_no_gradient(config):
+    target = torch.randint(0, 3, (2, 4, 6, 5), generator=torch.Generator().manual_seed(1))
+    target[:, 3:] = UNLABELLED
+    logits = torch.randn(2, 3, 4, 6, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    SegmentationLoss(config, 3)(logits, target).backward()
+    assert logits.grad[:, :, 3:].abs().max() == 0
+    assert logits.grad[:, :, :3].abs().min() > 0
+
+
+def test_deep_supervision_weighs_outputs_by_halves_and_leaves_out_the_coarsest():
+    # three outputs: weights 2/3, 1/3 and 0. Cross-entropy of two classes:
+    # full size: logits 0 everywhere, log 2. Half size: the target is every second voxel, here all of class 1,
+    # where the logits say (0, log 3): p = 3/4, so log 4/3.
+    loss = DeepSupervisionLoss(SegmentationLoss(LossConfig(dice_weight=0), 2))
+    target = torch.zeros(1, 4, 4, 8, dtype=torch.int64)
+    target[:, ::2, ::2, ::2] = 1
+    half = torch.zeros(1, 2, 2, 2, 4)
+    half[:, 1] = math.log(3)
+    outputs = [torch.zeros(1, 2, 4, 4, 8), half, torch.full((1, 2, 1, 1, 2), 5.0, requires_grad=True)]
+    value = loss(outputs, target)
+    assert value.item() == pytest.approx(2 / 3 * math.log(2) + 1 / 3 * math.log(4 / 3), rel=1e-5)
+    value.backward()
+    assert outputs[2].grad.abs().max() == 0  # there, and zero: machines that share gradients wait for it
+
+
+def test_deep_supervision_of_one_output_is_the_loss_itself_and_weights_sum_to_one():
+    loss = SegmentationLoss(LossConfig(), 3)
+    logits, target = torch.randn(1, 3, 4, 4), torch.randint(0, 3, (1, 4, 4))
+    torch.testing.assert_close(DeepSupervisionLoss(loss)([logits], target), loss(logits, target))
+    assert deep_supervision_weights(5) == pytest.approx([8 / 15, 4 / 15, 2 / 15, 1 / 15, 0])
+
+
+def test_deep_supervision_keeps_half_precision_outputs_in_float32_and_refuses_sizes_that_do_not_divide():
+    loss = DeepSupervisionLoss(SegmentationLoss(LossConfig(), 2))
+    outputs = [torch.randn(1, 2, side, side, dtype=torch.bfloat16) for side in (8, 4, 2)]
+    assert loss(outputs, torch.ones(1, 8, 8, dtype=torch.int64)).dtype == torch.float32
+    with pytest.raises(ShapeError, match=r"\(3, 3\) does not divide .*\(8, 8\)"):
+        loss([outputs[0], torch.zeros(1, 2, 3, 3), outputs[2]], torch.ones(1, 8, 8, dtype=torch.int64))
