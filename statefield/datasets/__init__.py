@@ -2,7 +2,19 @@
 augmenting are visible steps elsewhere.
 """
 
-from statefield.datasets import acdc_h5, drive, isbi2012, mni152, msd, nnunet, pairs  # noqa: F401  importing a layout files it in ADAPTERS
+from statefield.datasets import (  # noqa: F401  importing a layout files it in ADAPTERS
+    abdomen,
+    acdc,
+    acdc_h5,
+    chest,
+    drive,
+    isbi2012,
+    mni152,
+    msd,
+    nnunet,
+    pairs,
+    skin,
+)
 from statefield.datasets.adapter import (
     ADAPTERS,
     DatasetAdapter,

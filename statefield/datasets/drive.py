@@ -6,13 +6,13 @@ Source: Staal et al. 2004, doi 10.1109/TMI.2004.825627; https://drive.grand-chal
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from statefield.datasets.adapter import ADAPTERS, load_files, require_cases, require_layout, require_split
+from statefield.datasets.adapter import ADAPTERS, load_files, require_layout
+from statefield.datasets.published import Parts, PublishedDataset, visible_files
 from statefield.datasets.readers.image import read_mask
 from statefield.datasets.sample import About, DatasetInfo, Record, Sample
-from statefield.datasets.splits import Split, split_off_val
 from statefield.errors import ConfigError, DatasetLayoutError, ShapeError
 from statefield.labels import UNLABELLED
 
@@ -22,25 +22,23 @@ _NUMBER = re.compile(r"^(\d+)_")
 
 
 @dataclass(frozen=True)
-class Drive:
+class Drive(PublishedDataset):
     """The 40 photographs with vessels as class 1. Pixels outside the field of view are UNLABELLED, as every published
     score leaves them out. test/ is the test split; val is taken from training/ by case name and seed.
 
+    fractions: 18 images to learn from and 2 to choose by, as there are only 20.
     annotator: whose tracing scores the test images, 1 or 2; training images have the first's only.
-    val_fraction: share of training/ that becomes val.
     """
 
     annotator: int = 1
-    val_fraction: float = 0.1
-    seed: int = 0
+    fractions: tuple[float, float, float] = field(default=(0.9, 0.1, 0.0), kw_only=True)
 
     name = "drive"
-    embedded = False
     about = About(
         title="DRIVE",
         task="retinal vessels, colour photographs 565 x 584",
         split="official test/ (20); val from training/ (20) by seed",
-        labels="0/255 or 0/1, vessel 1; outside the field of view unlabelled; second annotator: option annotator",
+        labels="0/255 or 0/1, vessel 1; outside the field of view unlabelled; option annotator",
         terms="free for research with citation; registration at the source",
         source="Staal et al. 2004, doi 10.1109/TMI.2004.825627; drive.grand-challenge.org",
     )
@@ -66,23 +64,14 @@ class Drive:
         require_layout(self, root)
         return _INFO
 
-    def records(self, root: Path | None, split: Split) -> list[Record]:
-        require_split(split)
-        root = require_layout(self, root)
+    def parts(self, root: Path) -> Parts:
         if self.annotator not in (1, 2):
             raise ConfigError(f"annotator = {self.annotator}: DRIVE has annotators 1 and 2.")
-        labelled_test = (root / "test" / "1st_manual").is_dir()
-        if split == "test":
+        train = _records(root / "training", "1st_manual")
+        if (root / "test" / "1st_manual").is_dir():
             tracings = "1st_manual" if self.annotator == 1 else "2nd_manual"
-            records = _records(root / "test", tracings) if labelled_test else []
-            return require_cases(records, split, root, "there is no test/1st_manual/.")
-        if split == "unlabelled":
-            records = [] if labelled_test or not (root / "test").is_dir() else _records(root / "test", None)
-            return require_cases(records, split, root, "there are no test images without test/1st_manual/.")
-        records = _records(root / "training", "1st_manual")
-        chosen = set(split_off_val([r.case for r in records], val_fraction=self.val_fraction, seed=self.seed)[split])
-        reason = f"val_fraction {self.val_fraction} of {len(records)} training images."
-        return require_cases([record for record in records if record.case in chosen], split, root, reason)
+            return Parts(train, test=_records(root / "test", tracings))
+        return Parts(train, unlabelled=_records(root / "test", None) if (root / "test").is_dir() else ())
 
     def load(self, record: Record) -> Sample:
         sample = load_files(record.images, record.mask, case=record.case, info=record.info)
@@ -125,7 +114,7 @@ def _by_number(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DatasetLayoutError(f"{folder}: not found; DRIVE has it. Unpack the archive again.")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    for path in visible_files(folder):
         match = _NUMBER.match(path.name)
         if match is None or path.suffix.lower() not in _PICTURES:
             continue

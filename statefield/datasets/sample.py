@@ -80,7 +80,8 @@ class DatasetInfo:
 class Record:
     """Where one case lies on disk. `images` holds one file per channel, or one file that holds every channel.
 
-    `info`, when given, is what `load` checks the files against: the number of channels and the label values.
+    `info`, when given, is what `load` checks the files against: the number of channels and the label values. `group`
+    names the patient: cases of one group never part (into splits, or folds); "": the case is a group of its own.
     """
 
     case: str
@@ -88,3 +89,4 @@ class Record:
     mask: Path | None = None
     info: DatasetInfo | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    group: str = ""

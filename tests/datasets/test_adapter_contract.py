@@ -9,7 +9,19 @@ import pickle
 import numpy as np
 import pytest
 from fakes.medical import write_msd, write_nnunet, write_pairs, write_pairs_of_volumes
-from fakes.published import write_acdc_h5, write_drive, write_isbi2012
+from fakes.published import (
+    write_acdc,
+    write_acdc_h5,
+    write_btcv,
+    write_drive,
+    write_isbi2012,
+    write_isic,
+    write_lits,
+    write_montgomery,
+    write_shenzhen,
+    write_synapse,
+    write_umamba,
+)
 
 from statefield.datasets import ADAPTERS, SPLITS, DatasetAdapter, open_dataset, recognise
 from statefield.datasets.sample import UNLABELLED
@@ -31,11 +43,26 @@ WRITERS = {
     "acdc_h5, lists": lambda root: write_acdc_h5(root, lists=True),
     "acdc_h5, at the top": lambda root: write_acdc_h5(root, volumes="."),
     "acdc_h5, slices": lambda root: write_acdc_h5(root, volumes=None, slices="ACDC_training_slices"),
+    "acdc": write_acdc,
+    "acdc, no test folder": lambda root: write_acdc(root, num_test=0),
+    "btcv": write_btcv,
+    "btcv, the folder Training itself": lambda root: write_btcv(root, home=".", num_test=0),
+    "synapse": write_synapse,
+    "lits": write_lits,
+    "lits, at the top": lambda root: write_lits(root, batches=False),
+    "isic2017": lambda root: write_isic(root, 2017),
+    "isic2018": lambda root: write_isic(root, 2018),
+    "isic2018, training alone": lambda root: write_isic(root, 2018, counts=(6, 0, 0)),
+    "montgomery": write_montgomery,
+    "shenzhen": write_shenzhen,
+    "nnunet, AbdomenMR": lambda root: write_umamba(root, "Dataset702_AbdomenMR"),
+    "nnunet, NeurIPSCell": lambda root: write_umamba(root, "Dataset703_NeurIPSCell"),
+    "nnunet, Endovis17": lambda root: write_umamba(root, "Dataset704_Endovis17"),
     "isbi2012": write_isbi2012,
     "isbi2012, a file for each section": lambda root: write_isbi2012(root, stacks=False),
     "mni152": None,
 }
-WITHOUT_SPACING = {"acdc_h5"}
+WITHOUT_SPACING = {"acdc_h5", "synapse"}
 WITH_UNLABELLED = {"drive"}
 
 
