@@ -27,13 +27,17 @@ def scan_by_mambas_loop(
     return torch.stack(outputs, dim=2) + u * D[:, None]
 
 
-def fusion_by_convolutions(h_bchw: Tensor, weight: Tensor, alpha: Tensor, dilations: tuple[int, ...]) -> Tensor:
-    """State fusion as torch's depthwise convolutions, one a dilation, replicate-padded. h_bchw [B, E, H, W]."""
-    channels = h_bchw.shape[1]
-    fused = torch.zeros_like(h_bchw)
+def fusion_by_convolutions(h: Tensor, weight: Tensor, alpha: Tensor, dilations: tuple[int, ...]) -> Tensor:
+    """State fusion as torch's depthwise convolutions, one a dilation, replicate-padded.
+
+    Args: h [B, E, H, W] or [B, E, D, H, W]; others as `state_fusion`.
+    """
+    axes = h.dim() - 2
+    convolution = {2: functional.conv2d, 3: functional.conv3d}[axes]
+    fused = torch.zeros_like(h)
     for kernel, share, dilation in zip(weight, alpha, dilations, strict=True):
-        padded = functional.pad(h_bchw, (dilation,) * 4, mode="replicate")
-        fused += share * functional.conv2d(padded, kernel[:, None], dilation=dilation, groups=channels)
+        padded = functional.pad(h, (dilation,) * (2 * axes), mode="replicate")
+        fused += share * convolution(padded, kernel[:, None], dilation=dilation, groups=h.shape[1])
     return fused
 
 

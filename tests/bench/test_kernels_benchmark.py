@@ -41,6 +41,9 @@ def test_the_baselines_compute_what_our_operators_compute():
     ours = state_fusion(h, weight, alpha)
     theirs = fusion_by_convolutions(h.permute(0, 3, 1, 2), weight, alpha, (1, 3, 5)).permute(0, 2, 3, 1)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    h, weight = torch.randn(2, 4, 5, 7, 3), torch.randn(3, 3, 3, 3, 3)
+    theirs = fusion_by_convolutions(h.movedim(-1, 1), weight, alpha, (1, 3, 5)).movedim(1, -1)
+    torch.testing.assert_close(state_fusion(h, weight, alpha), theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_a_race_runs_every_contender_and_gives_medians_in_seconds():

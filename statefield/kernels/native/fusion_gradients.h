@@ -1,4 +1,5 @@
-// The gradients of state fusion, row by row: what state_fusion_backward.cpp and structure_aware_scan_backward.cpp share.
+// The gradients of state fusion, row by row: what state_fusion_backward.cpp, state_fusion_3d_backward.cpp and
+// structure_aware_scan_backward.cpp share.
 // Two rings of packed rows lie in the cache: h, and g = C * grad, the gradient of the fused states. From them come, for
 // one row of one line of one state,
 //     grad_h     the mirrored gather over g
@@ -42,6 +43,40 @@ template <class T> struct ReadOut {
         }
     }
 };
+
+// sums[t] += sum over a row of `width` pixels of g * what tap t reads, for some taps at once.
+template <class T, int G> void add_tap_group(T *sums, const T *g, const Tap<T> *group, int64_t width) {
+    constexpr int count = lanes<T>::count;
+    vec<T> acc[G][kVectors];
+    const T *source[G];
+#pragma GCC unroll 8
+    for (int q = 0; q < G; ++q) {
+        source[q] = group[q].source;
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) acc[q][v] = vec<T>{};
+    }
+    for (int64_t at = 0; at < width * kLine<T>; at += kLine<T>) {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) {
+            const vec<T> given = load(g + at + v * count);
+#pragma GCC unroll 8
+            for (int q = 0; q < G; ++q) acc[q][v] += given * load(source[q] + at + v * count);
+        }
+    }
+#pragma GCC unroll 8
+    for (int q = 0; q < G; ++q)
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) {
+            T *sum = sums + q * kLine<T> + v * count;
+            store(sum, load(sum) + acc[q][v]);
+        }
+}
+template <class T> void add_row_of_taps(const Tap<T> *taps, int count, const T *g, int64_t width, T *sums) {
+    int t = 0;
+    for (; t + kTapGroup <= count; t += kTapGroup)
+        add_tap_group<T, kTapGroup>(sums + t * kLine<T>, g, taps + t, width);
+    for (; t < count; ++t) add_tap_group<T, 1>(sums + t * kLine<T>, g, taps + t, width);
+}
 
 template <class T> struct GradientRings {
     Shape shape;
@@ -122,36 +157,7 @@ template <class T> struct GradientRings {
 
     // sums[t] += sum over row i of g * h at tap t. A row is summed by itself first, so sums stay short.
     void add_tap_sums(T *sums, int64_t i, int64_t n, const Scratch &s) const {
-        const T *g = g_row(s, around(i).slot, n) + packed_grad.line_of(0);
-        int t = 0;
-        for (; t + kTapGroup <= taps.count; t += kTapGroup) add_tap_group<kTapGroup>(sums + t * kLine<T>, g, s.taps + t);
-        for (; t < taps.count; ++t) add_tap_group<1>(sums + t * kLine<T>, g, s.taps + t);
-    }
-    template <int G> void add_tap_group(T *sums, const T *g, const Tap<T> *group) const {
-        constexpr int count = lanes<T>::count;
-        vec<T> acc[G][kVectors];
-        const T *source[G];
-#pragma GCC unroll 8
-        for (int q = 0; q < G; ++q) {
-            source[q] = group[q].source;
-#pragma GCC unroll 8
-            for (int v = 0; v < kVectors; ++v) acc[q][v] = vec<T>{};
-        }
-        for (int64_t at = 0; at < shape.width * kLine<T>; at += kLine<T>) {
-#pragma GCC unroll 8
-            for (int v = 0; v < kVectors; ++v) {
-                const vec<T> given = load(g + at + v * count);
-#pragma GCC unroll 8
-                for (int q = 0; q < G; ++q) acc[q][v] += given * load(source[q] + at + v * count);
-            }
-        }
-#pragma GCC unroll 8
-        for (int q = 0; q < G; ++q)
-#pragma GCC unroll 8
-            for (int v = 0; v < kVectors; ++v) {
-                T *sum = sums + q * kLine<T> + v * count;
-                store(sum, load(sum) + acc[q][v]);
-            }
+        add_row_of_taps(s.taps, taps.count, g_row(s, around(i).slot, n) + packed_grad.line_of(0), shape.width, sums);
     }
 };
 
@@ -175,15 +181,16 @@ template <class T> struct PartialSums {
     }
 };
 
-// grad_weight [K, E, 3, 3] of one channel, and the channel's share of grad_alpha for each kernel, shares [K, E].
+// grad_weight [K, E, 3, 3] (of volumes [K, E, 3, 3, 3]) of one channel, and the channel's share of grad_alpha for each
+// kernel, shares [K, E].
 template <class T>
 void channel_gradients(const PartialSums<T> &tap_sums, const Taps &taps, int64_t e, int64_t channels, int64_t kernels,
                        const T *weight, const T *alpha, T *grad_weight, double *shares) {
     for (int64_t k = 0; k < kernels; ++k) {
         double share = 0;
-        for (int a = 0; a < 9; ++a) {
-            const int64_t at = (k * channels + e) * 9 + a;
-            const double sum = tap_sums.of(e, taps.of[k * 9 + a]);
+        for (int a = 0; a < taps.per_kernel; ++a) {
+            const int64_t at = (k * channels + e) * taps.per_kernel + a;
+            const double sum = tap_sums.of(e, taps.of[k * taps.per_kernel + a]);
             grad_weight[at] = (T)(alpha[k] * sum);
             share += weight[at] * sum;
         }

@@ -1,4 +1,4 @@
-// State fusion, row by row: what state_fusion.cpp and structure_aware_scan.cpp share.
+// State fusion, row by row: what state_fusion.cpp, state_fusion_3d.cpp and structure_aware_scan.cpp share.
 //
 // Channels are cut into lines of 64 bytes (16 floats, 8 doubles: one cache line). A task works on one line of one
 // image: rows of h are copied into a ring of packed rows, [column][line], with the padding written out, so the taps
@@ -76,7 +76,8 @@ struct Taps {
     aligned_buffer memory;
     int count = 0;
     int *dy = nullptr, *dx = nullptr;                        // [count]
-    int *of = nullptr;                                       // [K * 9] -> distinct tap
+    int per_kernel = 9;
+    int *of = nullptr;                                       // [K * per_kernel] -> distinct tap
     int *row_steps = nullptr, *column_steps = nullptr;       // the distinct distances > 0
     int num_row_steps = 0, num_column_steps = 0;
     int row_reach = 0, column_reach = 0;                     // the farthest of them
@@ -112,7 +113,8 @@ struct Taps {
         return s;
     }
 
-  private:
+  protected:
+    Taps(size_t bytes, int per_kernel) : memory(bytes), per_kernel(per_kernel) {}  // VolumeTaps fills it
     static void note(int *steps, int &count, int step) {
         if (step > 0 && place(steps, count, step) == count) steps[count++] = step;
     }
@@ -166,13 +168,13 @@ void merge_weights(const Taps &taps, const T *weight, const T *alpha, int64_t ke
     memset(merged, 0, (size_t)taps.count * kLineBytes);
     const int64_t first = line * kLine<T>, valid = least(channels - first, kLine<T>);
     for (int64_t k = 0; k < kernels; ++k)
-        for (int tap = 0; tap < 9; ++tap) {
-            const T *from = weight + (k * channels + first) * 9 + tap;
-            T *to = merged + taps.of[k * 9 + tap] * kLine<T>;
+        for (int tap = 0; tap < taps.per_kernel; ++tap) {
+            const T *from = weight + (k * channels + first) * taps.per_kernel + tap;
+            T *to = merged + taps.of[k * taps.per_kernel + tap] * kLine<T>;
             if (valid == kLine<T>)
-                for (int e = 0; e < kLine<T>; ++e) to[e] += alpha[k] * from[e * 9];
+                for (int e = 0; e < kLine<T>; ++e) to[e] += alpha[k] * from[e * taps.per_kernel];
             else
-                for (int64_t e = 0; e < valid; ++e) to[e] += alpha[k] * from[e * 9];
+                for (int64_t e = 0; e < valid; ++e) to[e] += alpha[k] * from[e * taps.per_kernel];
         }
 }
 

@@ -1,4 +1,4 @@
-"""State fusion in C++: hands tensors to native/state_fusion.cpp and native/state_fusion_backward.cpp."""
+"""State fusion in C++: hands tensors to native/state_fusion*.cpp, those of volumes to native/state_fusion_3d*.cpp."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def forward(
 ) -> Tensor:
     """The operator's forward (op.py tells the contract)."""
     inputs = _contiguous(h, weight, alpha, C, D, u)
-    out = native.new_empty(h, h.shape if C is None else (*h.shape[:3], h.shape[4]))
+    out = native.new_empty(h, h.shape if C is None else (*h.shape[:-2], h.shape[-1]))
     _call("forward", h, [*inputs, out], dilations)
     return out
 
@@ -51,7 +51,7 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 def _call(name: str, h: Tensor, tensors: Sequence[Tensor | None], dilations: Sequence[int]) -> None:
-    entry = f"state_fusion_{name}_{_SUFFIX[h.dtype]}"
+    entry = f"state_fusion_{'3d_' if h.dim() == 6 else ''}{name}_{_SUFFIX[h.dtype]}"
     function = native.function(entry, *[c_void_p] * (len(tensors) + 2), c_int64, c_int64)
-    sizes, steps = (c_int64 * 5)(*h.shape), (c_int64 * len(dilations))(*dilations)
+    sizes, steps = (c_int64 * h.dim())(*h.shape), (c_int64 * len(dilations))(*dilations)
     native.check(function(*map(native.pointer, tensors), sizes, steps, len(dilations), native.threads()), entry)

@@ -3,13 +3,16 @@
     fused[i, j] = sum_k alpha_k sum_ab weight_k[a, b] h[clamp(i + (a - 1) d_k), clamp(j + (b - 1) d_k)]
     y[i, j]     = sum_n C_n[i, j] fused_n[i, j] + D u[i, j]
 
+In a volume there is one more coordinate and one more axis of taps.
+
 Source: Xiao et al., "Spatial-Mamba", 2024 (arXiv 2410.15091), section 3.2; the training branch of the authors' code.
-Shapes: B batch, H x W map, N states, E channels, K kernels of dilation d_k.
+Shapes: B batch, *S a map (H, W) or a volume (D, H, W), N states, E channels, K kernels of dilation d_k.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -25,18 +28,18 @@ def state_fusion_reference(
     *,
     dilations: Sequence[int] = (1, 3, 5),
 ) -> Tensor:
-    """The fused states [B, H, W, N, E], or with C the output y [B, H, W, E]. Gradients by autograd.
+    """The fused states [B, *S, N, E], or with C the output y [B, *S, E]. Gradients by autograd.
 
     Args:
-        h: [B, H, W, N, E]. weight: [K, E, 3, 3]. alpha: [K]. C: [B, H, W, N]. D: [E] and u: [B, H, W, E].
-        dilations: K integers >= 1.
+        h: [B, *S, N, E]. weight: [K, E, 3, 3], in a volume [K, E, 3, 3, 3]. alpha: [K]. C: [B, *S, N]. D: [E] and
+        u: [B, *S, E]. dilations: K integers >= 1.
     """
     fused = torch.zeros_like(h)
-    for k, a, b, rows, columns in _taps(h, dilations):
-        fused = fused + alpha[k] * weight[k, :, a, b] * h[:, rows][:, :, columns]  # [E] * [B, H, W, N, E]
+    for k, place, coordinates in _taps(h, dilations):
+        fused = fused + alpha[k] * weight[(k, slice(None), *place)] * _read(h, coordinates)  # [E] * [B, *S, N, E]
     if C is None:
         return fused
-    y = (C[..., None] * fused).sum(dim=3)
+    y = (C[..., None] * fused).sum(dim=-2)
     if D is not None and u is not None:
         y = y + D * u
     return y
@@ -66,37 +69,45 @@ def backward(
     dilations: Sequence[int],
 ) -> tuple[Tensor | None, ...]:
     """The operator's backward (op.py tells the contract), written out: what each clamped place was read for."""
-    fused_grad = grad if C is None else C[..., None] * grad[:, :, :, None]  # [B, H, W, N, E]
+    fused_grad = grad if C is None else C[..., None] * grad.unsqueeze(-2)  # [B, *S, N, E]
     h_grad = torch.zeros_like(h)
     weight_grad = torch.zeros_like(weight)
-    for k, a, b, rows, columns in _taps(h, dilations):
-        tap = alpha[k] * weight[k, :, a, b]
-        # Clamped coordinates repeat: each row and column of h collects from every place that read it.
-        collected = torch.zeros_like(h).index_add_(1, rows, tap * fused_grad)
-        h_grad.index_add_(2, columns, collected)
-        weight_grad[k, :, a, b] = (fused_grad * h[:, rows][:, :, columns]).sum(dim=(0, 1, 2, 3))
-    alpha_grad = (weight * weight_grad).sum(dim=(1, 2, 3))
-    weight_grad = weight_grad * alpha[:, None, None, None]
+    for k, place, coordinates in _taps(h, dilations):
+        collected = alpha[k] * weight[(k, slice(None), *place)] * fused_grad
+        # Clamped coordinates repeat: along each axis h collects from every place that read it.
+        for axis, read in enumerate(coordinates, start=1):
+            collected = torch.zeros_like(h).index_add_(axis, read, collected)
+        h_grad += collected
+        weight_grad[(k, slice(None), *place)] = (fused_grad * _read(h, coordinates)).flatten(0, -2).sum(dim=0)
+    alpha_grad = (weight * weight_grad).flatten(1).sum(dim=1)
+    weight_grad = weight_grad * alpha.reshape(-1, *[1] * (weight.dim() - 1))
     if C is None:
         return h_grad, weight_grad, alpha_grad, None, None, None
     fused = state_fusion_reference(h, weight, alpha, dilations=dilations)
-    C_grad = (fused * grad[:, :, :, None]).sum(dim=4)
+    C_grad = (fused * grad.unsqueeze(-2)).sum(dim=-1)
     if D is None or u is None:
         return h_grad, weight_grad, alpha_grad, C_grad, None, None
-    return h_grad, weight_grad, alpha_grad, C_grad, (grad * u).sum(dim=(0, 1, 2)), D * grad
+    return h_grad, weight_grad, alpha_grad, C_grad, (grad * u).flatten(0, -2).sum(dim=0), D * grad
 
 
-def _taps(h: Tensor, dilations: Sequence[int]) -> Iterator[tuple[int, int, int, Tensor, Tensor]]:
-    """Each tap (k, a, b) with the rows and columns that it reads: replicate padding clamps them to the map."""
-    height, width = h.shape[1:3]
-    row, column = torch.arange(height, device=h.device), torch.arange(width, device=h.device)
+def _taps(h: Tensor, dilations: Sequence[int]) -> Iterator[tuple[int, tuple[int, ...], list[Tensor]]]:
+    """Each tap: its kernel, its place in it, and along each axis of S the coordinates that it reads, clamped to S."""
+    sides = h.shape[1:-2]
+    every = [torch.arange(side, device=h.device) for side in sides]
     for k, dilation in enumerate(dilations):
-        for a in range(3):
-            for b in range(3):
-                yield (
-                    k,
-                    a,
-                    b,
-                    (row + (a - 1) * dilation).clamp(0, height - 1),
-                    (column + (b - 1) * dilation).clamp(0, width - 1),
-                )
+        for place in product(range(3), repeat=len(sides)):
+            yield (
+                k,
+                place,
+                [
+                    (each + (a - 1) * dilation).clamp(0, side - 1)
+                    for each, a, side in zip(every, place, sides, strict=True)
+                ],
+            )
+
+
+def _read(h: Tensor, coordinates: Sequence[Tensor]) -> Tensor:
+    """h at the given coordinates of each axis of S, [B, *S, N, E]."""
+    for axis, read in enumerate(coordinates, start=1):
+        h = h.index_select(axis, read)
+    return h

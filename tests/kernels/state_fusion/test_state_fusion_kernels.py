@@ -13,8 +13,8 @@ NAMES = ("h", "weight", "alpha", "C", "D", "u")
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6}
 NATIVE_MISSING = native.unavailable()
 NATIVE = pytest.param("native", marks=pytest.mark.skipif(bool(NATIVE_MISSING), reason=NATIVE_MISSING or "-"))
-IMPLEMENTATIONS = ["reference", NATIVE]
-# (B, H, W, N, E), dilations: odd sizes, size one, maps smaller than the dilations, several tasks.
+IMPLEMENTATIONS = ["reference", "chunked", NATIVE]  # of maps the chunked form is the reference
+# (B, *S, N, E), dilations: odd sizes, size one, maps smaller than the dilations, several tasks.
 CASES = [
     ((1, 1, 1, 1, 1), (1, 3, 5)),
     ((2, 3, 2, 1, 24), (1, 3, 5)),
@@ -30,19 +30,24 @@ CASES = [
     ((2, 3, 2, 16, 4), (4, 4)),  # twice the same: their taps are merged into the same places
     ((1, 2, 3, 3, 4), (1000, 1)),
     ((1, 4, 3, 1, 7), (6, 5, 4, 3, 2, 1)),
+    ((1, 1, 1, 1, 1, 1), (1, 3, 5)),
+    ((2, 5, 3, 2, 1, 19), (1, 3, 5)),
+    ((1, 2, 6, 9, 3, 5), (1, 2)),
+    ((1, 19, 2, 3, 1, 16), (5, 1, 5)),  # several tasks down the volume
+    ((1, 3, 1, 14, 2, 4), (1000, 1)),
 ]
 
 
 def inputs(shape, dilations, dtype=torch.float64, seed=0):
-    batch, height, width, states, channels = shape
+    *grid, states, channels = shape
     kernels = len(dilations)
     shapes = (
         shape,
-        (kernels, channels, 3, 3),
+        (kernels, channels, *[3] * (len(grid) - 1)),
         (kernels,),
-        (batch, height, width, states),
+        (*grid, states),
         (channels,),
-        (batch, height, width, channels),
+        (*grid, channels),
     )
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(size, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for size in shapes]
@@ -88,9 +93,35 @@ def test_a_map_without_a_state_axis_is_the_map_with_one_state(implementation):
         assert torch.equal(state_fusion(h[:, :, :, 0], weight, alpha), state_fusion(h, weight, alpha)[:, :, :, 0])
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_volume_without_a_state_axis_is_the_volume_with_one_state(implementation):
+    h, weight, alpha, C, D, u = inputs((2, 3, 4, 2, 1, 6), (1, 3, 5))
+    flat = h.squeeze(4)
+    with use_kernels(implementation):
+        assert torch.equal(state_fusion(flat, weight, alpha, C, D, u), state_fusion(h, weight, alpha, C, D, u))
+        assert torch.equal(state_fusion(flat, weight, alpha), state_fusion(h, weight, alpha).squeeze(4))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_kernels_that_stay_within_their_slice_fuse_each_slice_of_a_volume_as_a_map(implementation):
+    h, weight, alpha, *_ = inputs((2, 3, 4, 5, 2, 6), (1, 3, 5))
+    within = torch.zeros_like(weight)
+    within[:, :, 1] = weight[:, :, 1]
+    with use_kernels(implementation):
+        of_maps = state_fusion(h.flatten(0, 1), weight[:, :, 1], alpha).unflatten(0, (2, 3))
+        torch.testing.assert_close(state_fusion(h, within, alpha), of_maps, rtol=1e-13, atol=1e-13)
+
+
+def test_the_axes_of_a_volume_are_treated_alike():
+    h, weight, alpha, *_ = inputs((1, 3, 4, 5, 2, 6), (1, 3, 5))
+    turned = state_fusion(h.permute(0, 3, 1, 2, 4, 5), weight.permute(0, 1, 4, 2, 3), alpha)
+    torch.testing.assert_close(turned.permute(0, 2, 3, 1, 4, 5), state_fusion(h, weight, alpha), rtol=1e-13, atol=1e-13)
+
+
 @pytest.mark.skipif(bool(NATIVE_MISSING), reason=NATIVE_MISSING or "-")
-def test_results_are_equal_bit_for_bit_on_every_run_and_for_any_number_of_threads():
-    tensors = inputs((2, 37, 6, 1, 80), (1, 3, 5), torch.float32)
+@pytest.mark.parametrize("shape", [(2, 37, 6, 1, 80), (1, 37, 3, 4, 1, 40)], ids=["map", "volume"])
+def test_results_are_equal_bit_for_bit_on_every_run_and_for_any_number_of_threads(shape):
+    tensors = inputs(shape, (1, 3, 5), torch.float32)
     threads = torch.get_num_threads()
     try:
         runs = []
@@ -144,12 +175,21 @@ def test_the_flop_counter_counts_25_taps_and_the_read_out():
     assert counter.get_total_flops() == 2 * (25 + 1 + 1) * 4 * 3 * 5
 
 
+def test_the_flop_counter_counts_79_taps_of_a_volume():
+    h, weight, alpha, *_ = inputs((1, 4, 3, 2, 1, 5), (1, 3, 5), torch.float32)
+    with FlopCounterMode(display=False) as counter:
+        state_fusion(h, weight, alpha)
+    assert counter.get_total_flops() == 2 * 79 * 4 * 3 * 2 * 5
+
+
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
         ({"h": torch.zeros(4, 3, 5)}, ShapeError, r"h has shape \[4, 3, 5\]"),
         ({"h": torch.zeros(1, 0, 3, 5)}, ShapeError, "h has shape"),
         ({"weight": torch.zeros(2, 5, 3, 3)}, ShapeError, "weight has shape"),
+        ({"weight": torch.zeros(3, 5, 3)}, ShapeError, r"\[K, E, 3, 3, 3\] for volumes"),
+        ({"weight": torch.zeros(3, 5, 3, 3, 3)}, ShapeError, r"\[B, D, H, W, E\]"),
         ({"alpha": torch.zeros(2)}, ShapeError, "alpha has shape"),
         ({"C": torch.zeros(1, 4, 3, 2)}, ShapeError, "C has shape"),
         ({"D": torch.zeros(4)}, ShapeError, "D has shape"),
