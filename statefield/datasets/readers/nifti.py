@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import gzip
 import logging
+import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, cast
 
@@ -34,7 +36,8 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = (".nii.gz", ".nii")
 AFFINE_TOLERANCE = 1e-3  # largest difference between two affines' entries that still counts as the same place
-_TRAILING_BYTES_ALLOWED = 1 << 20  # some writers pad the end of a file
+TRAILING_BYTES_ALLOWED = 1 << 20  # some writers pad the end of a file
+_LARGEST_DEFLATE_RATIO = 1032  # what zlib can pack into a byte
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's spatial units: unknown (taken as mm), m, mm, micron
 _CANONICAL = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
 
@@ -62,7 +65,7 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     header, voxels = _decode(path)
     if voxels.dtype.kind not in "biuf":
         raise DataError(f"{path}: voxels of type {voxels.dtype} found; a scalar integer or float type is needed.")
-    slope, inter = _scaling(path, header)
+    slope, inter = scaling(path, header)
     if (slope, inter) == (1.0, 0.0):
         values = voxels.astype(np.float32)
     else:
@@ -94,7 +97,7 @@ def read_labels(
             f"{path}: a label map of shape {voxels.shape} found; three axes are needed, one integer per voxel. "
             "One-hot or probability maps must be turned into label values first."
         )
-    slope, inter = _scaling(path, header)
+    slope, inter = scaling(path, header)
     values = voxels if (slope, inter) == (1.0, 0.0) else voxels.astype(np.float64) * slope + inter
     return _canonical(path, header, integer_labels(path, values, num_classes, unlabelled=unlabelled))
 
@@ -116,6 +119,8 @@ def integer_labels(
             f"{path}: {odd.size} label values are no integers, such as {_some(np.unique(odd))}; whole numbers are "
             "needed. Was the label map resampled with interpolation? Resample it with nearest neighbour."
         )
+    if values.dtype.kind == "f":
+        _tell_of_floats(str(Path(path).parent), Path(path).name, str(values.dtype))
     known = labels if unlabelled is None else labels[labels != unlabelled]
     low, high = (int(known.min()), int(known.max())) if known.size else (0, 0)
     if low < 0 or (num_classes is not None and high >= num_classes):
@@ -130,6 +135,11 @@ def integer_labels(
     if unlabelled is not None:
         labels[labels == unlabelled] = UNLABELLED
     return labels
+
+
+@lru_cache(maxsize=1024)  # once a folder
+def _tell_of_floats(folder: str, name: str, dtype: str) -> None:
+    logger.warning("%s: labels are stored as %s (%s); all are whole numbers and read as such", folder, dtype, name)
 
 
 def same_place(first: Volume, second: Volume) -> str | None:
@@ -189,7 +199,9 @@ def write_nifti(path: str | os.PathLike[str], labels: np.ndarray, meta: Meta) ->
     path = Path(path)
     if not path.name.endswith(SUFFIXES):
         raise ConfigError(f"{path}: a name that ends in .nii or .nii.gz is needed to write a volume.")
-    values = restore(integer_labels(path, np.asarray(labels)), meta)
+    labels = np.asarray(labels)
+    # unsigned labels are what they must be already, and may be mapped from a file
+    values = restore(labels if labels.dtype.kind in "bu" else integer_labels(path, labels), meta)
     if values.ndim != len(_geometry(meta).shape):
         raise ShapeError(f"{path}: labels of shape {np.shape(labels)} given; [D, H, W] is needed.")
     dtype = next(
@@ -199,25 +211,40 @@ def write_nifti(path: str | os.PathLike[str], labels: np.ndarray, meta: Meta) ->
         raise LabelError(
             f"{path}: label value {values.max()} found; values up to {np.iinfo(np.int32).max} can be written."
         )
-    content = _label_image(values.astype(dtype), _geometry(meta)).to_bytes()
-    with atomic_path(path) as partial:
-        # mtime=0: the same labels give the same bytes
-        partial.write_bytes(gzip.compress(content, 6, mtime=0) if path.name.endswith(".gz") else content)
+    write_voxels(path, values, _geometry(meta), dtype=dtype, description="labels")
 
 
-def _label_image(values: np.ndarray, geometry: FileGeometry) -> nib.Nifti1Image | nib.Nifti2Image:
-    """`values` (file order) under the image's own header, cleared of what described intensities."""
+def write_voxels(path: Path, values: np.ndarray, geometry: FileGeometry, *, dtype: np.dtype, description: str) -> None:
+    """Write `values` in the file's axis order under the image's own header, plane by plane, whole or not at all.
+
+    The header is cleared of what described intensities. Memory holds one plane of the first two axes beside `values`,
+    which may be mapped from a file.
+    """
     is_nifti2 = len(geometry.header) == nib.Nifti2Header.template_dtype.itemsize
     header = (nib.Nifti2Header if is_nifti2 else nib.Nifti1Header)(geometry.header)
-    header.set_data_dtype(values.dtype)
+    header.set_data_dtype(dtype)
     header.set_data_shape(values.shape)
     for name in ("cal_max", "cal_min", "vox_offset", "scl_slope", "scl_inter"):
         header[name] = 0
-    header["descrip"] = b"labels"
+    header["descrip"] = description.encode()
     header["aux_file"] = b""
     header.set_intent("none")
-    # the header's own best affine is given, so that nibabel keeps sform and qform as they are
-    return (nib.Nifti2Image if is_nifti2 else nib.Nifti1Image)(values, header.get_best_affine(), header)
+    # an image without voxels of its own sets the fields that depend on them; the header's own best affine is given, so
+    # that nibabel keeps sform and qform as they are
+    nothing = np.broadcast_to(np.zeros((), dtype), values.shape)
+    header = (nib.Nifti2Image if is_nifti2 else nib.Nifti1Image)(nothing, header.get_best_affine(), header).header
+    header.set_slope_inter(1, 0)
+    with atomic_path(path) as partial, ExitStack() as stack:
+        stream: IO[bytes] = stack.enter_context(partial.open("wb"))
+        if path.name.endswith(".gz"):
+            # no time and no name: the same labels give the same bytes
+            packed = gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=stream, mtime=0)
+            stream = cast(IO[bytes], stack.enter_context(packed))
+        header.write_to(stream)
+        stored = header.get_data_dtype()
+        for index in np.ndindex(values.shape[:1:-1]):  # the last axis is the slowest in the file
+            plane = values[(slice(None), slice(None), *reversed(index))]
+            stream.write(np.asarray(plane, dtype=stored).tobytes(order="F"))
 
 
 def meta_of(volume: Volume, *, case: str, path: str | os.PathLike[str]) -> Meta:
@@ -234,8 +261,20 @@ def meta_of(volume: Volume, *, case: str, path: str | os.PathLike[str]) -> Meta:
 
 def _canonical(path: Path, header: NiftiHeader, values: np.ndarray) -> Volume:
     """`values` [X, Y, Z(, C)] turned to [C, D, H, W], with its affine."""
+    turned = canonical_view(path, header, values)
+    return replace(turned, array=np.ascontiguousarray(turned.array))
+
+
+def canonical_view(path: Path, header: NiftiHeader, values: np.ndarray) -> Volume:
+    """As `_canonical`, but the array is a view of `values`, which may be mapped from a file."""
     shape3 = values.shape[:3]
-    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    try:
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    except HeaderDataError as error:  # a negative pixdim under a qform
+        raise DataError(
+            f"{path}: the header gives its voxels no place or size ({error}). Save the file again with a valid sform or "
+            "qform, and positive spacings."
+        ) from error
     orientation = _orientation(affine)
     if orientation is None:
         raise DataError(
@@ -257,8 +296,7 @@ def _canonical(path: Path, header: NiftiHeader, values: np.ndarray) -> Volume:
         affine=affine,
         orientation=tuple((int(axis), int(flip)) for axis, flip in orientation),
     )
-    contiguous = np.ascontiguousarray(array if array.ndim == 4 else array[None])
-    return Volume(contiguous, affine_dhw, (d_mm, h_mm, w_mm), geometry)
+    return Volume(array if array.ndim == 4 else array[None], affine_dhw, (d_mm, h_mm, w_mm), geometry)
 
 
 def _orientation(affine: np.ndarray) -> np.ndarray | None:
@@ -273,30 +311,35 @@ def _orientation(affine: np.ndarray) -> np.ndarray | None:
 def num_channels_of(path: str | os.PathLike[str]) -> int:
     """The length of the channel axis (1 for a 3-D file), from the header alone."""
     path = Path(path)
-    with _opened(path) as stream:
-        shape = _read_header(path, stream)[1]
+    with opened(path) as stream:
+        shape = read_header(path, stream)[1]
     return shape[3] if len(shape) == 4 else 1
 
 
 def _decode(path: Path) -> tuple[NiftiHeader, np.ndarray]:
     """The header and the raw voxels [X, Y, Z] or [X, Y, Z, C] of a file, no more than its header announces."""
-    with _opened(path) as stream:
+    with opened(path) as stream:
         return _decode_stream(path, stream)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The file's bytes, unpacked. Raises: DataError for another kind of file, and for damage met while reading."""
     if not path.is_file():
         raise DataError(f"{path}: no such file.")
     if not path.name.lower().endswith(SUFFIXES):
         raise DataError(f"{path}: a NIfTI file in one piece is needed, its name ending in .nii or .nii.gz.")
     try:
-        if path.name.lower().endswith(".gz"):
-            with gzip.open(path) as unpacked:
-                yield cast(IO[bytes], unpacked)
-        else:
-            with path.open("rb") as stream:
-                yield stream
+        file = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: the file cannot be opened ({error.strerror}): check its permissions.") from error
+    try:
+        with file:
+            if path.name.lower().endswith(".gz"):
+                with gzip.open(file) as unpacked:
+                    yield cast(IO[bytes], unpacked)
+            else:
+                yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
             f"{path}: the compressed data is cut off or damaged ({error}). Copy or download the file again."
@@ -304,31 +347,53 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _decode_stream(path: Path, stream: IO[bytes]) -> tuple[NiftiHeader, np.ndarray]:
-    header, shape = _read_header(path, stream)
+    header, shape = read_header(path, stream)
     dtype = header.get_data_dtype()
-    size = f"{' x '.join(map(str, shape))} voxels of {dtype}"
-    num_values = int(np.prod(shape, dtype=np.int64))
+    num_values = math.prod(shape)
     expected = num_values * dtype.itemsize
-    require_memory(path, max(num_values * 4, expected), size)
+    require_memory(path, max(num_values * 4, expected), size_in_words(shape, dtype))
+    require_file_size(path, shape, dtype)
     stream.read(int(header["vox_offset"]) - len(header.binaryblock))  # header extensions
     raw = stream.read(expected)
-    if len(raw) < expected:
+    require_all_voxels(path, len(raw), len(stream.read(TRAILING_BYTES_ALLOWED + 1)), shape, dtype)
+    return header, np.frombuffer(raw, dtype=dtype).reshape(shape, order="F")
+
+
+def size_in_words(shape: Sequence[int], dtype: np.dtype) -> str:
+    """What a header announces, for messages."""
+    return f"{' x '.join(map(str, shape))} voxels of {dtype}"
+
+
+def require_file_size(path: Path, shape: Sequence[int], dtype: np.dtype) -> None:
+    """Raise `DataError` when the file on disk is too small to hold what its header announces, before room is made."""
+    size, expected = path.stat().st_size, math.prod(shape) * dtype.itemsize
+    packed = path.name.lower().endswith(".gz")
+    if expected > size * (_LARGEST_DEFLATE_RATIO if packed else 1):
         raise DataError(
-            f"{path}: {len(raw)} bytes of voxels found, {expected} needed for {size}: the file is cut off. "
+            f"{path}: its header claims {size_in_words(shape, dtype)}, {expected} bytes, but the file has only {size}"
+            f"{' (and unpacks to 1032 times that at most)' if packed else ''}: it is cut off, or its header is damaged. "
             "Copy or download it again."
         )
-    trailing = len(stream.read(_TRAILING_BYTES_ALLOWED + 1))
-    if trailing > _TRAILING_BYTES_ALLOWED:
+
+
+def require_all_voxels(path: Path, found: int, trailing: int, shape: Sequence[int], dtype: np.dtype) -> None:
+    """Raise `DataError` unless the bytes found are what the header announces, with few `trailing` after them."""
+    expected, size = math.prod(shape) * dtype.itemsize, size_in_words(shape, dtype)
+    if found < expected:
         raise DataError(
-            f"{path}: more than {_TRAILING_BYTES_ALLOWED} bytes follow the {expected} that {size} need: the header's "
+            f"{path}: {found} bytes of voxels found, {expected} needed for {size}: the file is cut off. "
+            "Copy or download it again."
+        )
+    if trailing > TRAILING_BYTES_ALLOWED:
+        raise DataError(
+            f"{path}: more than {TRAILING_BYTES_ALLOWED} bytes follow the {expected} that {size} need: the header's "
             "dimensions do not match the file. Save it again from its source."
         )
     if trailing:
         logger.warning("%s: %d bytes after the voxels are ignored", path, trailing)
-    return header, np.frombuffer(raw, dtype=dtype).reshape(shape, order="F")
 
 
-def _read_header(path: Path, stream: IO[bytes]) -> tuple[NiftiHeader, tuple[int, ...]]:
+def read_header(path: Path, stream: IO[bytes]) -> tuple[NiftiHeader, tuple[int, ...]]:
     """The header, and the shape [X, Y, Z] or [X, Y, Z, C] that it announces; leaves the stream behind the header."""
     raw = stream.read(nib.Nifti1Header.template_dtype.itemsize)
     if len(raw) < nib.Nifti1Header.template_dtype.itemsize:
@@ -368,7 +433,8 @@ def _shape(path: Path, header: NiftiHeader) -> tuple[int, ...]:
     return (*sizes, 1) if len(sizes) == 2 else tuple(sizes)
 
 
-def _scaling(path: Path, header: NiftiHeader) -> tuple[float, float]:
+def scaling(path: Path, header: NiftiHeader) -> tuple[float, float]:
+    """Slope and intercept from stored values to the file's units."""
     try:
         slope, inter = header.get_slope_inter()
     except HeaderDataError as error:

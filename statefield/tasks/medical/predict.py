@@ -1,44 +1,68 @@
-"""Prediction: a normalised volume through a 2-D net, slice by slice, and label maps back into the input's own format.
+"""Prediction: volumes and pictures through a trained net, and label maps back into the input's own format.
 
-Shape legend: C channels, D slices, H x W pixels, K classes. A photograph is a volume of one slice.
+    file -> normalised -> resampled to the net's spacing -> windows -> logits -> the file's grid -> labels -> file
+
+Shape legend: C channels, K classes, D x H x W the grid of the file, d x h x w that of the net. A photograph is a volume
+of one slice.
+
+Logits come and go row by row (`logit_rows`). The arrays that a case needs as a whole (voxels, the net's image, labels,
+probabilities if asked for) are in memory while they fit into the budget, and in temporary files mapped into memory
+beyond it; the same steps run on either.
 """
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-import nibabel as nib
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from statefield.datasets.adapter import load_files
 from statefield.datasets.readers.image import write_mask
+from statefield.datasets.readers.mapped import Workspace, available_bytes
 from statefield.datasets.readers.nifti import SUFFIXES as NIFTI_SUFFIXES
-from statefield.datasets.readers.nifti import restore, write_nifti
+from statefield.datasets.readers.nifti import restore, write_nifti, write_voxels
+from statefield.datasets.readers.nifti_mapped import map_case, stored_size
 from statefield.datasets.sample import DatasetInfo, Meta
 from statefield.errors import ConfigError, ShapeError, StatefieldError
 from statefield.files import atomic_path
 from statefield.tasks.common.config import InferenceConfig, NormalisationConfig
 from statefield.tasks.common.figures import displayed, tinted
-from statefield.tasks.common.tiling import Progress, sliding_window
-from statefield.tasks.common.volumes import normalise, stack_neighbours
+from statefield.tasks.common.tiling import Progress
+from statefield.tasks.common.volumes import Grid, Spacing
 from statefield.tasks.medical.inputs import InputCase, OutputFiles
+from statefield.tasks.medical.logit_rows import bands_needed, logit_rows, most_probable
+from statefield.tasks.medical.preparation import ArraySource, Source, prepare
+
+Labels = NDArray[np.unsignedinteger]
+Postprocess = Callable[[Labels], Labels]  # label maps [D, H, W] of any integer dtype, maybe changed in place
+
+# what a budget is for: the arrays of a case, the logits in flight; the rest is the net's and the libraries' own
+_SHARE_OF_ARRAYS, _SHARE_OF_LOGITS = 0.4, 0.4
+_SHARE_OF_AVAILABLE = 0.6
+
+
+class Allocate(Protocol):
+    """`np.empty`, or something that gives an array mapped from a file."""
+
+    def __call__(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """labels: int64 [D, H, W], the most probable class; probabilities: float32 [K, D, H, W] in 0..1, when asked for."""
+    """labels: [D, H, W], the most probable class, uint8 (uint16 for more than 256 classes); probabilities: float32
+    [K, D, H, W] in 0..1, when asked for.
+    """
 
-    labels: NDArray[np.int64]
+    labels: Labels
     probabilities: NDArray[np.float32] | None = None
 
 
@@ -51,50 +75,61 @@ def segment_volume(
     inference: InferenceConfig,
     with_probabilities: bool = False,
     progress: Progress | None = None,
+    grid: Grid | None = None,
+    num_bands: int = 1,
+    allocate: Allocate = np.empty,
 ) -> Prediction:
-    """Predict every slice of a volume.
+    """Predict a volume: with a net of slices slice by slice, with a net of volumes in overlapping windows.
 
-    Slices go through the net `inference.batch_size` at a time and are reduced to labels at once, so memory holds the
-    logits of that many slices and not those of the volume.
+    Logits are reduced to labels row by row, so memory holds those of one row of windows, or of
+    `inference.batch_size` slices, and not those of the volume.
 
     Args:
-        net: windows [n, (2k+1) * C, h, w] -> logits [n, K, h, w], k = `slice_context`. A module is in eval mode during
-            the call (and in its former mode afterwards) and gets its windows on its own device.
-        image: [C, D, H, W], normalised as in training.
-        slice_context: how many neighbours on each side the net sees as further channels.
-        roi: the window in pixels; None: a whole slice.
-        inference: overlap, weighting, batch size and mirroring (of both in-plane axes). Its `roi` is not looked at.
+        net: windows [n, (2k+1) * C, h, w] -> logits [n, K, h, w], k = `slice_context`, or for volumes windows
+            [n, C, d, h, w] -> [n, K, d, h, w]. A module is in eval mode during the call (and in its former mode
+            afterwards) and gets its windows on its own device.
+        image: [C, d, h, w], normalised as in training, at the spacing of training; may be mapped from a file.
+        slice_context: how many neighbours on each side the net sees as further channels; 0 for volumes.
+        roi: the window in pixels: three sides for a net of volumes, two for one of slices; None: a whole slice.
+        inference: overlap, weighting, batch size and mirroring (of all axes of a window). Its `roi` is not looked at.
         with_probabilities: keep the softmax of the blended logits too.
-        progress: called as `progress(slices_done, D)`.
+        progress: called as `progress(slices_done, d)`; for volumes with the windows done and their number.
+        grid: where the image was resampled, from which grid: logits are interpolated back to it, and labels and
+            probabilities are on it.
+        num_bands: for volumes, into how many bands the logits of a row of windows are divided to save memory.
+        allocate: makes the arrays of the result.
 
-    Raises: ShapeError for an image that is not [C, D, H, W], and whatever the net says about its channels.
+    Raises: ShapeError for an image that is not [C, d, h, w]; CheckpointError for logits that are NaN; and whatever the
+        net says about its channels.
     """
     if image.ndim != 4 or 0 in image.shape:
         raise ShapeError(f"an image of shape {image.shape} given; [C, D, H, W] without empty axes is needed.")
-    depth, size = image.shape[1], (int(image.shape[2]), int(image.shape[3]))
-    labels = np.empty((depth, *size), dtype=np.int64)
+    here = (image.shape[1], image.shape[2], image.shape[3])
+    grid = grid or Grid(here, (1.0,) * 3, here, (1.0,) * 3, None)
+    labels: Labels | None = None
     probabilities: NDArray[np.float32] | None = None
     with _evaluating(net) as device:
-        for start in range(0, depth, inference.batch_size):
-            stop = min(start + inference.batch_size, depth)
-            slices = np.stack([stack_neighbours(image, index, slice_context) for index in range(start, stop)])
-            logits = sliding_window(
-                torch.from_numpy(slices),
-                net,
-                roi or size,
-                overlap=inference.overlap,
-                batch_size=inference.batch_size,
-                weighting=inference.weighting,
-                mirror_axes=(0, 1) if inference.mirror else (),
-                device=device,
-            )
-            labels[start:stop] = logits.argmax(1).numpy()
-            if with_probabilities:
-                if probabilities is None:
-                    probabilities = np.empty((logits.shape[1], *labels.shape), dtype=np.float32)
-                probabilities[:, start:stop] = logits.softmax(1).transpose(0, 1).numpy()
-            if progress is not None:
-                progress(stop, depth)
+        rows = logit_rows(
+            net,
+            image,
+            grid=grid,
+            slice_context=slice_context,
+            roi=roi,
+            inference=inference,
+            num_bands=num_bands,
+            device=device,
+            progress=progress,
+        )
+        for row in rows:
+            if labels is None:
+                num_classes = len(row.logits)
+                labels = allocate(grid.shape, np.uint8 if num_classes <= 256 else np.uint16)
+                if with_probabilities:
+                    probabilities = allocate((num_classes, *grid.shape), np.float32)
+            most_probable(row.logits, labels[row.index, row.start : row.stop])
+            if probabilities is not None:
+                probabilities[:, row.index, row.start : row.stop] = torch.from_numpy(row.logits).softmax(0).numpy()
+    assert labels is not None
     return Prediction(labels, probabilities)
 
 
@@ -108,6 +143,22 @@ class Outcome:
     error: StatefieldError | None = None
 
 
+@dataclass(frozen=True)
+class Memory:
+    """How much memory the arrays of prediction may take, and where they go beyond it.
+
+    budget: bytes for a case's arrays (two fifths), the logits in flight (two fifths) and the net's own; None: three
+    fifths of what is available when the case begins. scratch: the folder of temporary files; None: that of the output.
+    """
+
+    budget: int | None = None
+    scratch: Path | None = None
+
+    @property
+    def bytes(self) -> int:
+        return self.budget if self.budget is not None else int(_SHARE_OF_AVAILABLE * available_bytes())
+
+
 def predict_cases(
     net: Callable[[Tensor], Tensor],
     cases: Sequence[InputCase],
@@ -118,48 +169,104 @@ def predict_cases(
     slice_context: int,
     roi: tuple[int, ...] | None,
     inference: InferenceConfig,
+    spacing: Spacing | None = None,
+    postprocess: Postprocess | None = None,
+    memory: Memory | None = None,
     overwrite: bool = False,
     progress: Callable[[InputCase, int, int], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Iterator[Outcome]:
     """Predict cases one after the other; a case that cannot be read or predicted fails alone, and the next one follows.
 
     Args:
-        net, slice_context, roi, inference: as for `segment_volume`.
+        net, slice_context, roi, inference: as for `segment_volume`. Anything that gives logits is a net.
         outputs: the files of each case, as `place_outputs` gives them. Files that exist are left as they are.
         info: classes and channels of the training data; a case with other channels fails.
-        normalisation: that of training.
+        normalisation, spacing: those of training. Labels are on the grid of the file whatever the spacing.
+        postprocess: applied to the label map on the file's grid. It may change its argument in place.
+        memory: how much to take. Where arrays go changes nothing in the result; more bands of columns can change
+            logits by a rounding error, where the number of windows that a batch holds does.
         overwrite: predict all cases, and replace files that exist.
-        progress: called as `progress(case, slices_done, slices)`.
+        progress: called as `progress(case, done, total)`, as `segment_volume` calls it.
+        tell: called with a line for each case that does not fit in memory.
 
     Yields an `Outcome` per case, in order.
     """
+    memory = memory or Memory()
     for case, files in zip(cases, outputs, strict=True):
         wanted = files.wanted() if overwrite else files.missing()
         if not wanted:
             yield Outcome(case, files, "kept")
             continue
+        budget = memory.bytes
         try:
-            sample = load_files(case.files, case=case.name, info=info)
-            image = sample["image"] if sample["image"].ndim == 4 else sample["image"][:, None]
-            prediction = segment_volume(
-                net,
-                normalise(image, normalisation),
-                slice_context=slice_context,
-                roi=roi,
-                inference=inference,
-                with_probabilities=files.probabilities in wanted,
-                progress=None if progress is None else partial(progress, case),
-            )
-            if files.labels in wanted:
-                write_prediction(files.labels, prediction.labels, sample["meta"])
-            if files.probabilities in wanted and prediction.probabilities is not None:
-                write_probabilities(files.probabilities, prediction.probabilities, sample["meta"])
-            if files.overlay in wanted:
-                write_overlay(files.overlay, image, prediction.labels)
+            with Workspace(int(_SHARE_OF_ARRAYS * budget), memory.scratch or files.labels.parent) as workspace:
+                source, meta = _open(case, info, workspace)
+                grid = Grid.of(source.shape[1:], meta, spacing)
+                image = prepare(source, normalisation, grid, workspace)
+                bands = bands_needed(grid.wanted_shape, roi, len(info.classes), grid, int(_SHARE_OF_LOGITS * budget))
+                if tell is not None and (workspace.on_disk or bands > 1):
+                    tell(_in_words(case, workspace, bands, budget))
+                prediction = segment_volume(
+                    net,
+                    image,
+                    slice_context=slice_context,
+                    roi=roi,
+                    inference=inference,
+                    with_probabilities=files.probabilities in wanted,
+                    progress=_releasing(workspace, None if progress is None else partial(progress, case)),
+                    grid=grid,
+                    num_bands=bands,
+                    allocate=workspace.empty,
+                )
+                labels = prediction.labels if postprocess is None else postprocess(prediction.labels)
+                if files.labels in wanted:
+                    write_prediction(files.labels, labels, meta)
+                if files.probabilities in wanted and prediction.probabilities is not None:
+                    write_probabilities(files.probabilities, prediction.probabilities, meta)
+                if files.overlay in wanted:
+                    write_overlay(files.overlay, source, labels)
         except StatefieldError as error:
             yield Outcome(case, files, "failed", error)
         else:
             yield Outcome(case, files, "written")
+
+
+def _open(case: InputCase, info: DatasetInfo, workspace: Workspace) -> tuple[Source, Meta]:
+    """The voxels of a case, in memory if there is room for them."""
+    if case.is_volume:
+        # decoded as stored, turned and as float32, with a mark per voxel while they are checked
+        sizes = [stored_size(path) for path in case.files]
+        needed = sum(count * (dtype.itemsize + 4 + 4 + 1) for count, dtype in sizes)
+        if not workspace.fits(needed):
+            mapped = map_case(case.files, workspace, case=case.name)
+            if mapped.shape[0] != len(info.channels):
+                raise ShapeError(
+                    f"{case.files[0]}: {mapped.shape[0]} channels found; the dataset has {len(info.channels)} "
+                    f"({', '.join(info.channels)}). Bring every case to the same channels."
+                )
+            return mapped, mapped.meta
+        workspace.in_memory += sum(4 * count for count, _ in sizes)
+    sample = load_files(case.files, case=case.name, info=info)
+    image = sample["image"] if sample["image"].ndim == 4 else sample["image"][:, None]
+    return ArraySource(image), sample["meta"]
+
+
+def _in_words(case: InputCase, workspace: Workspace, bands: int, budget: int) -> str:
+    parts = [f"{workspace.on_disk / 1e9:.2g} GB of voxels in temporary files"] if workspace.on_disk else []
+    parts += [f"logits in {bands} bands of columns"] if bands > 1 else []
+    return f"{case.name}: larger than the memory budget of {budget / 1e9:.2g} GB: {', '.join(parts)}."
+
+
+def _releasing(workspace: Workspace, progress: Progress | None) -> Progress:
+    """`progress`, and files' pages handed back with every step: what is read again comes from the system's cache."""
+
+    def told(done: int, total: int) -> None:
+        workspace.release()
+        if progress is not None:
+            progress(done, total)
+
+    return told
 
 
 @contextmanager
@@ -176,7 +283,7 @@ def _evaluating(net: Callable[[Tensor], Tensor]) -> Iterator[torch.device | None
         net.train(training)
 
 
-def write_prediction(path: Path, labels: NDArray[np.int64], meta: Meta) -> None:
+def write_prediction(path: Path, labels: NDArray[np.integer[Any]], meta: Meta) -> None:
     """Write label indices in the input's own format, whole or not at all.
 
     A case from a NIfTI file becomes a NIfTI with exactly that file's affine, shape, orientation, sform and qform; a
@@ -218,30 +325,20 @@ def write_probabilities(path: Path, probabilities: NDArray[np.float32], meta: Me
         return
     if not path.name.endswith(NIFTI_SUFFIXES):
         raise ConfigError(f"{path}: probabilities of the volume {meta['path']} are written as .nii.gz or .nii.")
-    values = restore(probabilities.astype(np.float32, copy=False), meta)
+    values = restore(probabilities, meta)
     if values.ndim == 3:  # the file is a single 2-D slice: NIfTI has its classes on the fourth axis all the same
         values = values[:, :, None, :]
-    is_nifti2 = len(geometry.header) == nib.Nifti2Header.template_dtype.itemsize
-    header = (nib.Nifti2Header if is_nifti2 else nib.Nifti1Header)(geometry.header)
-    header.set_data_dtype(np.float32)
-    header.set_data_shape(values.shape)
-    for name in ("cal_max", "cal_min", "vox_offset", "scl_slope", "scl_inter"):
-        header[name] = 0
-    header["descrip"] = b"class probabilities"
-    header["aux_file"] = b""
-    header.set_intent("none")
-    content = (nib.Nifti2Image if is_nifti2 else nib.Nifti1Image)(values, header.get_best_affine(), header).to_bytes()
-    with atomic_path(path) as unfinished:
-        unfinished.write_bytes(gzip.compress(content, 6, mtime=0) if path.name.endswith(".gz") else content)
+    write_voxels(path, values, geometry, dtype=np.dtype(np.float32), description="class probabilities")
 
 
-def write_overlay(path: Path, image: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
-    """Write a PNG of `image` [C, D, H, W] with `labels` [D, H, W] washed over it, for eyes and not for programs.
+def write_overlay(path: Path, source: Source, labels: NDArray[np.integer[Any]]) -> None:
+    """Write a PNG of an image [C, D, H, W] with `labels` [D, H, W] washed over it, for eyes and not for programs.
 
     Of a volume, the slice with most foreground is drawn, the front of the body up.
     """
-    index = int(np.argmax((labels > 0).sum(axis=(1, 2))))
-    picture = tinted(displayed(image[:, index]), labels[index])
+    index = int(np.argmax([np.count_nonzero(one) for one in labels]))
+    shown = np.concatenate([source.read(channel, index, index + 1) for channel in range(source.shape[0])])
+    picture = tinted(displayed(shown), labels[index])
     with atomic_path(path) as unfinished:
         Image.fromarray(picture[::-1] if len(labels) > 1 else picture).save(unfinished, format="PNG")
 
