@@ -11,7 +11,7 @@ bands of columns, only a band's share of them.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -93,22 +93,19 @@ def logit_rows(
             yield Row(index, start, stop, logits)
 
 
-def bands_needed(
-    shape: Sequence[int], roi: tuple[int, ...] | None, num_classes: int, grid: Grid | None, max_bytes: int
-) -> int:
+def bands_needed(grid: Grid, roi: tuple[int, ...] | None, num_classes: int, max_bytes: int) -> int:
     """Into how many bands the columns must be divided so that the logits in flight take no more than `max_bytes`.
 
-    Args: shape: (d, h, w) on the net's grid. grid: where the logits return to another grid, that.
+    The logits of one column at the least, whatever they take; 1 for a net of slices.
     """
     if roi is None or len(roi) == 2:
         return 1
-    num_columns = grid.shape[1] if grid is not None else shape[1]
-    width, columns = max(shape[2], roi[2]), shape[1]
+    _, columns, width = grid.wanted_shape
     rows = roi[0] + 4  # the sums, and finished rows on their way
-    bytes_needed = 4 * num_classes * rows * columns * width
-    if grid is not None and grid.differs:
-        bytes_needed += 4 * num_classes * 3 * grid.shape[1] * grid.shape[2]
-    return int(min(max(1, -(-bytes_needed // max(max_bytes, 1))), num_columns))
+    bytes_needed = 4 * num_classes * rows * columns * max(width, roi[2])
+    if grid.differs:  # a row between two others, and again along each axis
+        bytes_needed += 4 * num_classes * 3 * max(grid.shape[1], columns) * max(grid.shape[2], width)
+    return min(max(1, -(-bytes_needed // max(max_bytes, 1))), grid.shape[1])
 
 
 def most_probable(logits: NDArray[np.float32], labels: NDArray[np.unsignedinteger]) -> None:

@@ -154,9 +154,19 @@ class Memory:
     budget: int | None = None
     scratch: Path | None = None
 
+    def settled(self) -> Memory:
+        """The same with the budget in numbers, as memory is now."""
+        return self if self.budget is not None else Memory(int(_SHARE_OF_AVAILABLE * available_bytes()), self.scratch)
+
     @property
-    def bytes(self) -> int:
-        return self.budget if self.budget is not None else int(_SHARE_OF_AVAILABLE * available_bytes())
+    def of_arrays(self) -> int:
+        """Bytes for the arrays of a case."""
+        return int(_SHARE_OF_ARRAYS * (self.settled().budget or 0))
+
+    @property
+    def of_logits(self) -> int:
+        """Bytes for the logits in flight."""
+        return int(_SHARE_OF_LOGITS * (self.settled().budget or 0))
 
 
 def predict_cases(
@@ -198,15 +208,15 @@ def predict_cases(
         if not wanted:
             yield Outcome(case, files, "kept")
             continue
-        budget = memory.bytes
+        now = memory.settled()
         try:
-            with Workspace(int(_SHARE_OF_ARRAYS * budget), memory.scratch or files.labels.parent) as workspace:
+            with Workspace(now.of_arrays, now.scratch or files.labels.parent) as workspace:
                 source, meta = _open(case, info, workspace)
                 grid = Grid.of(source.shape[1:], meta, spacing)
                 image = prepare(source, normalisation, grid, workspace)
-                bands = bands_needed(grid.wanted_shape, roi, len(info.classes), grid, int(_SHARE_OF_LOGITS * budget))
+                bands = bands_needed(grid, roi, len(info.classes), now.of_logits)
                 if tell is not None and (workspace.on_disk or bands > 1):
-                    tell(_in_words(case, workspace, bands, budget))
+                    tell(_in_words(case, workspace, bands, now.budget or 0))
                 prediction = segment_volume(
                     net,
                     image,

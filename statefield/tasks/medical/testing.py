@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from statefield.datasets.adapter import DatasetAdapter
@@ -18,12 +19,14 @@ from statefield.errors import DataError
 from statefield.files import write_json
 from statefield.tasks.common.config import InferenceConfig, NormalisationConfig
 from statefield.tasks.common.environment import describe_environment
-from statefield.tasks.common.report import CaseView, ComparisonRow, MetricRow, Value, write_report
+from statefield.tasks.common.report import CaseView, ComparisonRow, MetricRow, Table, Value, write_report
+from statefield.tasks.common.resampling import resample_image
 from statefield.tasks.common.run_folder import RunFolder
 from statefield.tasks.common.segmentation_metrics import SegmentationMetrics, SegmentationState
-from statefield.tasks.common.volumes import normalise
+from statefield.tasks.common.volumes import Grid, Spacing, normalise
 from statefield.tasks.medical.baseline import fit_thresholds
-from statefield.tasks.medical.predict import segment_volume, write_prediction
+from statefield.tasks.medical.logit_rows import bands_needed
+from statefield.tasks.medical.predict import Memory, segment_volume, write_prediction
 from statefield.tasks.medical.recipe import MetricsConfig, SegmentationRecipe, recipe_text
 
 CaseProgress = Callable[[str, int, int], None]
@@ -31,12 +34,13 @@ CaseProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """The test of one contender. summary: `SegmentationMetrics.summarise`; seconds: prediction alone."""
+    """The test of one contender. summary: `SegmentationMetrics.summarise` of `state`; seconds: prediction alone."""
 
     metrics: SegmentationMetrics
     summary: Mapping[str, Any]
     views: Sequence[CaseView]
     seconds: float
+    state: SegmentationState
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +78,20 @@ def evaluate(
     roi: tuple[int, ...] | None,
     inference: InferenceConfig,
     scoring: MetricsConfig,
-    predictions: Path,
+    predictions: Path | None,
     progress: CaseProgress | None = None,
+    spacing: Spacing | None = None,
+    postprocess: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
+    observe: Callable[[str, NDArray[Any], NDArray[Any]], None] | None = None,
 ) -> Scored:
-    """Predict, score and write every case, one in memory at a time (but for what the report shows of each)."""
+    """Predict, score and write every case, one in memory at a time (but for what the report shows of each).
+
+    Args:
+        predictions: the folder of the label maps; None: they are not written.
+        spacing: that of training, mm. Labels are scored and written on the grid of the file whatever it is.
+        postprocess: changes a label map [D, H, W] before it is scored and written.
+        observe: called with the case, its label map as the net gave it, and its target, of the target's shape.
+    """
     metrics: SegmentationMetrics | None = None
     state = SegmentationState()
     views: list[CaseView] = []
@@ -90,24 +104,31 @@ def evaluate(
         raw = sample["image"] if target.ndim == 3 else sample["image"][:, None]
         image = normalise(raw, normalisation)
         started = time.perf_counter()
+        grid = Grid.of(raw.shape[1:], sample["meta"], spacing)
         labels = segment_volume(
             net,
-            image,
+            resample_image(image, grid.wanted_shape, coarse_axis=grid.coarse),
             slice_context=slice_context,
             roi=roi,
             inference=inference,
             progress=None if progress is None else partial(progress, record.case),
+            grid=grid,
+            num_bands=bands_needed(grid, roi, len(classes), Memory().of_logits),
         ).labels
         seconds += time.perf_counter() - started
-        ending = ".png" if sample["meta"]["file"] is None else ".nii.gz"
-        write_prediction(predictions / f"{record.case}{ending}", labels, sample["meta"])
+        if observe is not None:
+            observe(record.case, labels.reshape(target.shape), target)
+        if postprocess is not None:
+            labels = postprocess(labels)
+        if predictions is not None:
+            ending = ".png" if sample["meta"]["file"] is None else ".nii.gz"
+            write_prediction(predictions / f"{record.case}{ending}", labels, sample["meta"])
         labels = labels.reshape(target.shape)
-        spacing = sample["meta"]["spacing"]
-        state += metrics.observe(labels, target, case=record.case, spacing=spacing)
+        state += metrics.observe(labels, target, case=record.case, spacing=sample["meta"]["spacing"])
         views.append(_view(record.case, sample, image, labels, metrics, state))
     if metrics is None:
         raise DataError("no case to test on.")
-    return Scored(metrics, metrics.summarise(state), views, seconds)
+    return Scored(metrics, metrics.summarise(state), views, seconds, state)
 
 
 def finish(
@@ -121,12 +142,17 @@ def finish(
     adapter: DatasetAdapter,
     records: Sequence[Record],
     history: Sequence[Mapping[str, float | None]],
+    notes: Sequence[str] = (),
+    tables: Sequence[Table] = (),
+    extra: Mapping[str, Any] | None = None,
 ) -> TestResult:
     """Write metrics.json and report.html, with every contender side by side.
 
     Args:
         baseline: training records to fit intensity thresholds on, which are then scored as the net is; empty: none.
         records: the test records.
+        notes, tables: further sentences and tables for the report.
+        extra: further entries of metrics.json.
     """
     rows = [_comparison_row(contender, info.classes) for contender in (main, *controls)]
     thresholds: dict[str, Any] | None = None
@@ -141,6 +167,7 @@ def finish(
             "controls": [_numbers(control) for control in controls],
             "threshold_baseline": thresholds,
             "comparison": [{"name": row.name, "role": row.role, **row.values} for row in rows],
+            **(extra or {}),
             "seed": recipe.seed,
             "environment": describe_environment(),
         },
@@ -157,7 +184,8 @@ def finish(
         classes=info.classes,
         metrics=_metric_rows(summary, info.classes),
         comparison=rows if len(rows) > 1 else None,
-        notes=_notes(recipe, main, controls, thresholds),
+        tables=tables,
+        notes=[*notes, *_notes(recipe, main, controls, thresholds)],
     )
     return TestResult(folder, summary, rows, report)
 
