@@ -120,6 +120,8 @@ class InferenceConfig:
         overlap: share of a window that its neighbour covers too, 0 to below 1.
         weighting: how overlapping windows blend.
         batch_size: windows per forward pass.
+        postprocess: "auto" looks, in volumes, for classes of which only the largest component should be kept, on
+            held-out predictions (nnU-Net's rule), and applies what it found; "none" does not.
         mirror: average predictions over mirrored copies in test and prediction (4 x slower); validation does without.
     """
 
@@ -127,4 +129,5 @@ class InferenceConfig:
     overlap: float = 0.5
     weighting: Literal["gaussian", "constant"] = "gaussian"
     batch_size: int = 8
+    postprocess: Literal["auto", "none"] = "auto"
     mirror: bool = False

@@ -78,6 +78,10 @@ class RunFolder:
         """The run of the control encoder, inside this one."""
         return RunFolder(self.root / "control")
 
+    def fold(self, index: int) -> RunFolder:
+        """The run of one fold of a cross-validation, inside this one."""
+        return RunFolder(self.root / f"fold_{index}")
+
     def exists(self) -> bool:
         return self.config.is_file()
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,8 @@ from torch import nn
 from statefield.datasets import open_dataset
 from statefield.datasets.adapter import DatasetAdapter
 from statefield.datasets.sample import DatasetInfo, Record
-from statefield.datasets.splits import Split
-from statefield.errors import CheckpointError, ConfigError, DataError
+from statefield.datasets.splits import Split, fold_cases, grouped_by
+from statefield.errors import CheckpointError, ConfigError, DataError, EmptySplit
 from statefield.files import write_json
 from statefield.tasks.common.checkpointing import load_weights
 from statefield.tasks.common.config import InferenceConfig, NormalisationConfig
@@ -76,11 +78,17 @@ class TrainedRun:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """An opened dataset: its adapter, what it says of itself, and where it lies."""
+    """An opened dataset: its adapter, what it says of itself, and where it lies.
+
+    folds: train and val are divided anew, into so many folds; fold: the one that is val now, the others being train;
+    None: all of them are train.
+    """
 
     adapter: DatasetAdapter
     info: DatasetInfo
     root: Path | None
+    folds: int | None = None
+    fold: int | None = None
 
     @classmethod
     def of(cls, recipe: SegmentationRecipe) -> Dataset:
@@ -91,10 +99,14 @@ class Dataset:
                 f"data.num_classes is {data.num_classes}, but {data.root or adapter.name} has {len(info.classes)} "
                 f"classes ({', '.join(info.classes)}): correct the recipe or the dataset's class list."
             )
-        return cls(adapter, info, data.root)
+        if recipe.fold is not None:
+            recipe.of_fold(recipe.fold)  # says what is wrong with it
+        return cls(adapter, info, data.root, recipe.folds, recipe.fold)
 
     def records(self, split: Split) -> list[Record]:
         """The cases of a split; `DataError` when it is empty."""
+        if self.folds is not None and split in ("train", "val"):
+            return self._records_of_fold(split)
         found = self.adapter.records(self.root, split)
         if not found:
             raise DataError(
@@ -103,9 +115,47 @@ class Dataset:
             )
         return found
 
+    def test_records(self) -> list[Record]:
+        """The test cases; in a cross-validation there may be none, as every case is held out once."""
+        try:
+            return self.records("test")
+        except EmptySplit:
+            if self.folds is None:
+                raise
+            return []
 
-def load_run(folder: str | Path) -> TrainedRun:
-    """The trained model of a run folder.
+    def _records_of_fold(self, split: Split) -> list[Record]:
+        assert self.folds is not None
+        pool = self.adapter.records(self.root, "train")
+        with suppress(EmptySplit):  # no case was set apart for validation: all the more are in the folds
+            pool = pool + self.adapter.records(self.root, "val")
+        parts = fold_cases(
+            [record.case for record in pool],
+            folds=self.folds,
+            seed=getattr(self.adapter, "seed", 0),
+            group_of=_patient_of(self.adapter),
+        )
+        if self.fold is None:
+            if split == "val":
+                raise ConfigError(
+                    "each of the run's folds validates on other cases, which the others were trained on, so that their "
+                    "ensemble has none of its own: RUN/metrics.json has the out-of-fold scores. Test on the split "
+                    "test, or one fold alone, such as --run RUN/fold_0."
+                )
+            return sorted(pool, key=lambda record: record.case)
+        held_out = set(parts[self.fold])
+        chosen = [record for record in pool if (record.case in held_out) == (split == "val")]
+        return sorted(chosen, key=lambda record: record.case)
+
+
+def _patient_of(adapter: DatasetAdapter) -> Callable[[str], str]:
+    """Case name -> patient: as the adapter knows it, or by its option `group_pattern`; else a case is a patient."""
+    known = getattr(adapter, "group_of", None)
+    return known if callable(known) else grouped_by(getattr(adapter, "group_pattern", ""))
+
+
+def load_trained(folder: str | Path) -> TrainedRun:
+    """The trained model of the folder of one training (`ensemble.load_run` takes cross-validated runs too).
 
     Raises:
         ConfigError: not a run folder. CheckpointError: its weights are missing, damaged, or of another net.

@@ -125,6 +125,14 @@ class Choice:
     after: tuple[float, ...]
     cases: tuple[str, ...]
 
+    def about(self, classes: Sequence[str]) -> str:
+        """What was chosen, in one sentence."""
+        kept = ["the whole foreground"] if self.chosen.foreground else []
+        kept += [classes[value] for value in self.chosen.classes]
+        if not kept:
+            return "No post-processing, as keeping a largest component alone raised the mean Dice of no class."
+        return f"Post-processing keeps the largest component of {', '.join(kept)} alone."
+
     def write(self, folder: Path, classes: Sequence[str], *, source: str) -> Path:
         """Write RUN/postprocessing.json; `source` says which predictions the choice was made on."""
         path = folder / FILE_NAME

@@ -37,8 +37,8 @@ class DataConfig:
         options: settings of the layout, e.g. {seed: 1} for another split.
         num_classes: if set, the number of classes the dataset must have, background included.
         normalisation: how intensities become net inputs.
-        spacing: distance between voxels (slices, rows, columns) in mm to which every volume is resampled, and from which
-            predictions return to their file's own; null: as stored. A null in it leaves that axis as stored.
+        spacing: distance between voxels (slices, rows, columns) in mm to which every volume is resampled, and from
+            which predictions return to their file's own; null: as stored. A null in it leaves that axis as stored.
         slice_context: neighbouring slices on each side that the net sees as further channels; 0: the slice alone. For
             nets of slices only.
         patch_size: of a training patch, pixels: rows and columns for a net of slices; slices, rows and columns for a
@@ -172,6 +172,9 @@ class SegmentationRecipe:
         inference: how whole slices are predicted.
         metrics: how the test is scored.
         control: a second model to train for comparison; null: none.
+        folds: cross-validation: divide the training and validation cases into so many parts, train as many times, each
+            time with another part held out, and test the ensemble; null: one training.
+        fold: with folds, train this one alone (0 to folds - 1), into RUN/fold_N: for several machines.
         threshold_baseline: also score intensity thresholds fitted on the training cases; null: on mni152 only.
     """
 
@@ -183,7 +186,24 @@ class SegmentationRecipe:
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     control: ControlConfig | None = None
+    folds: int | None = None
+    fold: int | None = None
     threshold_baseline: bool | None = None
+
+    def of_fold(self, fold: int) -> SegmentationRecipe:
+        """The recipe of one fold's run, in RUN/fold_N; of a recipe that is that already, itself.
+
+        Raises:
+            ConfigError: there is no such fold.
+        """
+        if self.folds is None or not 0 <= fold < self.folds:
+            raise ConfigError(
+                f"fold = {fold} with folds = {self.folds}: give --folds a number of 2 or more, and --fold one from 0 "
+                "to below it."
+            )
+        name = f"fold_{fold}"
+        run = self.run if self.fold == fold and self.run.name == name else self.run / name
+        return dataclasses.replace(self, run=run, fold=fold)
 
     def of_control(self, run: Path) -> SegmentationRecipe:
         """The recipe of the control's run: the other encoder or net, all else equal.
