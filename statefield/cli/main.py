@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
-from statefield.errors import StatefieldError, UnknownName
+from statefield.errors import DataError, StatefieldError, UnknownName
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Verb:
 
 VERBS: dict[tuple[str, ...], Verb] = {
     ("medical", "train"): Verb("statefield.cli.medical:train", "train a segmentation, then test it and write a report"),
+    ("medical", "plan"): Verb("statefield.cli.medical_plan:plan", "write a recipe that follows from a dataset"),
     ("medical", "test"): Verb("statefield.cli.medical:test", "score a trained model on a split"),
     ("medical", "predict"): Verb(
         "statefield.cli.medical_predict:predict", "segment images or volumes with a trained model"
@@ -47,6 +48,7 @@ VERBS: dict[tuple[str, ...], Verb] = {
 
 _EXAMPLES = (
     "statefield medical train --config recipes/medical/demo.yaml",
+    "statefield medical plan data/Task09_Spleen",
     "statefield medical predict --run runs/demo scan.nii.gz --output scan_labels.nii.gz",
     "statefield medical evaluate predictions/ labels/ --classes 3",
     "statefield models spatial",
@@ -92,6 +94,12 @@ def main(argv: list[str]) -> int:
         if debug:
             raise
         print(_paragraph(error), file=sys.stderr)
+        return 2
+    except PermissionError as error:
+        if debug:
+            raise
+        named = DataError(f"{error.filename}: permission denied. Ask for the right to it, or name another place.")
+        print(_paragraph(named), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstatefield: stopped.", file=sys.stderr)

@@ -120,7 +120,7 @@ def integer_labels(
             "needed. Was the label map resampled with interpolation? Resample it with nearest neighbour."
         )
     if values.dtype.kind == "f":
-        _tell_of_floats(str(Path(path).parent), Path(path).name, str(values.dtype))
+        _tell_of_floats(Path(path).parent, str(values.dtype))
     known = labels if unlabelled is None else labels[labels != unlabelled]
     low, high = (int(known.min()), int(known.max())) if known.size else (0, 0)
     if low < 0 or (num_classes is not None and high >= num_classes):
@@ -138,8 +138,8 @@ def integer_labels(
 
 
 @lru_cache(maxsize=1024)  # once a folder
-def _tell_of_floats(folder: str, name: str, dtype: str) -> None:
-    logger.warning("%s: labels are stored as %s (%s); all are whole numbers and read as such", folder, dtype, name)
+def _tell_of_floats(folder: Path, dtype: str) -> None:
+    logger.warning("%s: labels are stored as %s; all are whole numbers and read as such", folder, dtype)
 
 
 def same_place(first: Volume, second: Volume) -> str | None:
@@ -270,10 +270,9 @@ def canonical_view(path: Path, header: NiftiHeader, values: np.ndarray) -> Volum
     shape3 = values.shape[:3]
     try:
         affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-    except HeaderDataError as error:  # a negative pixdim under a qform
+    except HeaderDataError as error:
         raise DataError(
-            f"{path}: the header gives its voxels no place or size ({error}). Save the file again with a valid sform or "
-            "qform, and positive spacings."
+            f"{path}: the header gives its voxels no place or size ({error}). Save it with a valid sform or qform."
         ) from error
     orientation = _orientation(affine)
     if orientation is None:
@@ -371,8 +370,8 @@ def require_file_size(path: Path, shape: Sequence[int], dtype: np.dtype) -> None
     if expected > size * (_LARGEST_DEFLATE_RATIO if packed else 1):
         raise DataError(
             f"{path}: its header claims {size_in_words(shape, dtype)}, {expected} bytes, but the file has only {size}"
-            f"{' (and unpacks to 1032 times that at most)' if packed else ''}: it is cut off, or its header is damaged. "
-            "Copy or download it again."
+            f"{' (and unpacks to 1032 times that at most)' if packed else ''}: it is cut off, or its header is "
+            "damaged. Copy or download it again."
         )
 
 
@@ -402,7 +401,9 @@ def read_header(path: Path, stream: IO[bytes]) -> tuple[NiftiHeader, tuple[int, 
     kind: type[NiftiHeader] = nib.Nifti2Header if 540 in header_size else nib.Nifti1Header
     raw += stream.read(kind.template_dtype.itemsize - len(raw))
     try:
-        header = kind(raw)
+        header = kind(raw, check=False)
+        _mend_spacing(path, header)
+        header.check_fix()
         header.get_data_dtype()
     except (HeaderDataError, WrapStructError) as error:
         raise DataError(f"{path}: this is no NIfTI file, or its header is damaged ({error}).") from error
@@ -413,6 +414,26 @@ def read_header(path: Path, stream: IO[bytes]) -> tuple[NiftiHeader, tuple[int, 
     if not len(raw) <= offset <= 1 << 30:
         raise DataError(f"{path}: voxels are said to start at byte {offset}, which cannot be: the header is damaged.")
     return header, _shape(path, header)
+
+
+def _mend_spacing(path: Path, header: NiftiHeader) -> None:
+    """Judge `pixdim` where the voxels' size follows from it; nibabel would silently take 0 as 1 mm.
+
+    A negative spacing, which some writers use for a flipped axis, becomes its size (the NIfTI standard has it positive,
+    with flips in the affine), and the log says so.
+    """
+    num_axes = int(header["dim"][0])
+    spacing = header["pixdim"][1 : 1 + (min(num_axes, 3) if 1 <= num_axes <= 7 else 3)]
+    shown = ", ".join(f"{float(length):g}" for length in spacing)
+    if int(header["sform_code"]) <= 0:
+        if (spacing == 0).any() or not np.isfinite(spacing).all():
+            raise DataError(
+                f"{path}: the header gives the spacings {shown} mm (pixdim), so its voxels have no size; lengths above "
+                "0 are needed. Save the file again with its true spacings."
+            )
+        if (spacing < 0).any():
+            logger.warning("%s: negative spacings in the header (%s mm); their sizes are used", path, shown)
+    header["pixdim"][1:4] = np.where(header["pixdim"][1:4] == 0, 1, np.abs(header["pixdim"][1:4]))
 
 
 def _shape(path: Path, header: NiftiHeader) -> tuple[int, ...]:

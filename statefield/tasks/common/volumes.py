@@ -115,6 +115,8 @@ class VolumeStore:
         self.adapter, self.info, self.normalisation, self.folder = adapter, info, normalisation, folder
         self.spacing = spacing
         self._num_read, self._num_resampled = 0, 0
+        self._stored_spacings: list[tuple[float, ...]] = []
+        self._blank: list[str] = []  # cases without foreground
 
     def load(self, record: Record, *, keep: bool = True) -> Volume:
         """Read, check, normalise and resample one case.
@@ -141,14 +143,35 @@ class VolumeStore:
         # counted from UNLABELLED on, one pass whatever the number of classes
         counts = [np.bincount(labels.ravel() + 1, minlength=len(self.info.classes) + 1) for labels in mask]
         present = np.stack(counts)[:, 1:] > 0
+        if keep:
+            self._note(record.case, grid, sample["meta"], present)
         if keep and self.folder is not None:
             stem = record.case.replace("/", "_")
             image = _mapped(self.folder / f"{stem}.image.npy", image)
             mask = _mapped(self.folder / f"{stem}.mask.npy", mask)
         return Volume(image, mask, present, sample["meta"], spacing)
 
+    def _note(self, case: str, grid: Grid, meta: Meta, present: NDArray[np.bool_]) -> None:
+        if meta["spacing_known"]:
+            self._stored_spacings.append(grid.spacing)
+        if not present[:, 1:].any():
+            self._blank.append(case)
+
     def report(self) -> None:
-        """Log how many of the cases kept so far were resampled, when a spacing was asked for."""
+        """Log what is odd about the cases kept so far: no foreground, or different spacings that nobody asked to even
+        out; and how many were resampled, when a spacing was asked for.
+        """
+        if self._blank:
+            named = ", ".join(self._blank[:3]) + (", ..." if len(self._blank) > 3 else "")
+            log.warning("%d of %d cases show nothing but background: %s", len(self._blank), self._num_read, named)
+        if self.spacing is None and (differing := _differing(self._stored_spacings)):
+            middle = ", ".join(f"{side:g}" for side in np.median(self._stored_spacings, axis=0))
+            log.warning(
+                "the distances between voxels differ among the cases (%s), and each is used as stored. Set "
+                "data.spacing, say to their medians [%s], to resample all to one grid.",
+                differing,
+                middle,
+            )
         if self.spacing is not None:
             log.info(
                 "%d of %d cases resampled to %s mm (slices, rows, columns)",
@@ -156,6 +179,15 @@ class VolumeStore:
                 self._num_read,
                 " x ".join("as stored" if side is None else f"{side:g}" for side in self.spacing),
             )
+
+
+def _differing(spacings: Sequence[tuple[float, ...]]) -> str:
+    """The axes along which spacings differ by more than a hundredth, with their ranges in mm; "" when none does."""
+    if not spacings:
+        return ""
+    low, high = np.min(spacings, axis=0), np.max(spacings, axis=0)
+    axes = zip(("slices", "rows", "columns"), low, high, strict=True)
+    return ", ".join(f"{name} {a:g} to {b:g} mm" for name, a, b in axes if b > 1.01 * a)
 
 
 def _mapped(path: Path, array: NDArray[Any]) -> NDArray[Any]:
