@@ -8,8 +8,10 @@ for record in adapter.records(Path("data/Task09_Spleen"), "train"):
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +23,8 @@ from statefield.datasets.sample import DatasetInfo, Meta, Record, Sample
 from statefield.datasets.splits import SPLITS, Split
 from statefield.errors import ConfigError, DataError, DatasetLayoutError, EmptySplit, ShapeError
 from statefield.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -172,7 +176,15 @@ def load_files(
             f"{paths[0]}: {len(sample['image'])} channels found; the dataset has {len(info.channels)} "
             f"({', '.join(info.channels)}). Bring every case to the same channels."
         )
+    for number, channel in enumerate(sample["image"]):
+        if channel.size and channel.min() == channel.max():
+            _tell_of_blank(paths[0], number, float(channel.flat[0]))
     return sample
+
+
+@lru_cache(maxsize=1024)  # once a file
+def _tell_of_blank(path: Path, channel: int, value: float) -> None:
+    logger.warning("%s: every value of channel %d is %g: it shows nothing", path, channel, value)
 
 
 def case_name(path: str | os.PathLike[str]) -> str:
