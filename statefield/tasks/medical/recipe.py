@@ -237,10 +237,10 @@ def recipe_parser(**kwargs: Any) -> ArgumentParser:
     return parser
 
 
-def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
-    """`parser` on `argv`, its objections as `ConfigError`."""
+def parse(parser: ArgumentParser, argv: Sequence[str], *, defaults: bool = True) -> Namespace:
+    """`parser` on `argv`, its objections as `ConfigError`; without `defaults`, what `argv` says and nothing else."""
     try:
-        return parser.parse_args(list(argv))
+        return parser.parse_args(list(argv), defaults=defaults)
     except (ArgumentError, TypeError) as error:
         raise ConfigError(f"{error}{_nearest(parser, str(error))} (--help lists the settings)") from error
 
@@ -261,6 +261,17 @@ def recipe_from(parser: ArgumentParser, settings: Namespace) -> SegmentationReci
     """The recipe among parsed settings; what belongs to the command line alone is left aside."""
     built = parser.instantiate(settings)
     return SegmentationRecipe(**{f.name: built[f.name] for f in dataclasses.fields(SegmentationRecipe)})
+
+
+def given_settings(parser: ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
+    """The recipe's settings that `argv` says, by dotted names; a recipe file that it names is left aside.
+
+    >>> given_settings(recipe_parser(), ["--model.lr", "0.1", "--data.patch_size", "[64, 32]"])
+    {'model.lr': 0.1, 'data.patch_size': (64, 32)}
+    """
+    fields = {f.name for f in dataclasses.fields(SegmentationRecipe)}
+    said = parse(parser, argv, defaults=False)
+    return {name: value for name, value in said.items() if name.split(".")[0] in fields}
 
 
 def read_recipe(path: Path) -> SegmentationRecipe:
