@@ -23,11 +23,18 @@ if TYPE_CHECKING:
 _EPILOG = """
 Volumes (.nii, .nii.gz) become label volumes that lie exactly on the input; pictures (.png, .jpg, .tif, ...) become
 grey PNGs whose values are the label indices. Files of one channel each are named as nnU-Net names them:
-case_0000.nii.gz, case_0001.nii.gz.
+case_0000.nii.gz, case_0001.nii.gz. A run with folds, and several runs, predict together: the mean of their
+probabilities. The run's post-processing is applied, if it has one.
+
+A volume is brought to the spacing that the net was trained at, and its labels back. What does not fit into --memory
+goes into temporary files beside the output (or in --scratch), and the logits of many classes are made band by band;
+a line says so. The labels are the same.
 
 examples:
   statefield medical predict --run runs/demo scan.nii.gz --output scan_labels.nii.gz
   statefield medical predict --run runs/demo imagesTs/ --output predictions/ --tta
+  statefield medical predict --run runs/a --run runs/b imagesTs/ --output predictions/ --probabilities
+  statefield medical predict --run runs/body whole_body.nii.gz --output out/ --memory 4GB --scratch /data/tmp
 """
 
 
@@ -37,14 +44,17 @@ def predict(argv: list[str]) -> int:
 
     import torch
 
+    from statefield.datasets.readers.mapped import parse_size
+    from statefield.tasks.medical.ensemble import load_ensemble
     from statefield.tasks.medical.inputs import find_cases, place_outputs
-    from statefield.tasks.medical.predict import predict_cases
-    from statefield.tasks.medical.run import load_run
+    from statefield.tasks.medical.postprocessing import load_postprocessing
+    from statefield.tasks.medical.predict import Memory, predict_cases
 
     device = _device(options.device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    run = load_run(options.run)
+    memory = Memory(None if options.memory is None else parse_size(options.memory), options.scratch)
+    run = load_ensemble(options.run)
     cases = find_cases(options.inputs, len(run.info.channels))
     outputs = place_outputs(cases, options.output, probabilities=options.probabilities, overlay=options.overlay)
     with _bar() as bar:
@@ -63,8 +73,12 @@ def predict(argv: list[str]) -> int:
                 slice_context=run.slice_context,
                 roi=run.roi,
                 inference=_inference(run.inference, options),
+                spacing=run.spacing,
+                postprocess=None if options.no_postprocess else load_postprocessing(run.folder.root),
+                memory=memory,
                 overwrite=options.overwrite,
                 progress=show,
+                tell=lambda line: bar.console.print(line, highlight=False, soft_wrap=True),
             )
         )
     return _summarise(outcomes)
@@ -79,14 +93,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("inputs", metavar="INPUT", type=Path, nargs="+", help="an image or volume, or a folder of them")
-    add("--run", type=Path, required=True, help="the run folder of `statefield medical train`")
+    add(
+        "--run",
+        type=Path,
+        action="append",
+        required=True,
+        help="the run folder of `statefield medical train`; several times for an ensemble",
+    )
     add("--output", type=Path, required=True, help="a folder, or a file name when there is one case")
-    add("--tta", action="store_true", help="average over mirrored copies: a little better, 4 x slower")
+    add("--tta", action="store_true", help="average over mirrored copies: a little better; 4 x slower, volumes 8 x")
     add("--overlap", type=float, help="share of a window that its neighbour covers too, 0 to below 1")
     add("--batch-size", type=int, help="windows per forward pass: changes speed and memory, not the result")
     add("--probabilities", action="store_true", help="write class probabilities too")
+    add("--no-postprocess", action="store_true", help="leave out the run's post-processing (largest components)")
     add("--overlay", action="store_true", help="write a picture of image and labels too")
     add("--overwrite", action="store_true", help="replace outputs that exist; without it they are kept")
+    add("--memory", metavar="SIZE", help="e.g. 4GB: what a case may take (default: 60 %% of what is free)")
+    add("--scratch", type=Path, metavar="DIR", help="where temporary files go (default: beside the output)")
     add("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
     add("--threads", type=int, help="CPU threads (default: all cores)")
     return parser
@@ -123,7 +146,7 @@ def _bar() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("slices"))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("slices or windows"))
     return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
 
 

@@ -12,7 +12,9 @@ from fakes.medical import write_pairs_of_volumes
 from statefield.cli.main import main
 from statefield.datasets.adapter import load_files
 from statefield.tasks.common.config import InferenceConfig, TrainerConfig
-from statefield.tasks.common.volumes import normalise
+from statefield.tasks.common.resampling import resample_image
+from statefield.tasks.common.volumes import Grid, normalise
+from statefield.tasks.medical.postprocessing import load_postprocessing
 from statefield.tasks.medical.predict import segment_volume
 from statefield.tasks.medical.recipe import DataConfig, ModelConfig, SegmentationRecipe
 from statefield.tasks.medical.run import load_run, train
@@ -47,7 +49,7 @@ def test_a_folder_is_predicted_with_the_run_s_own_normalisation_context_and_wind
         image = normalise(sample["image"], run.normalisation)
         expected = segment_volume(run.net, image, slice_context=1, roi=(16, 16), inference=InferenceConfig())
         written = load_files([path], tmp_path / path.name)
-        assert np.array_equal(written["mask"], expected.labels)
+        assert np.array_equal(written["mask"], load_postprocessing(folder)(expected.labels))
         assert np.array_equal(nib.load(tmp_path / path.name).affine, nib.load(path).affine)
     assert main(words) == 0
     assert "5 kept as they were" in capsys.readouterr().out
@@ -116,3 +118,76 @@ def test_what_cannot_work_is_a_paragraph_and_status_2(
     assert says in told.replace("\n", " ")
     assert "Traceback" not in told
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def trained_on_volumes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(run folder, folder of volumes): two steps of training with patches of volumes at another spacing."""
+    folder = tmp_path_factory.mktemp("predict3d")
+    data = write_pairs_of_volumes(folder / "data", num_cases=5)
+    recipe = SegmentationRecipe(
+        run=folder / "run",
+        data=DataConfig(
+            root=data, patch_size=(4, 12, 12), spacing=(2.5, 1.2, 1.2), batch_size=2, foreground=0.5, augment="none"
+        ),
+        model=ModelConfig(net="residual_unet", net_args={"features": [4, 8], "strides": [[1, 1, 1], [1, 2, 2]]}),
+        trainer=TrainerConfig(fast_dev_run=True, accelerator="cpu"),
+    )
+    train(recipe)
+    return folder / "run", data / "images"
+
+
+def test_a_net_of_volumes_predicts_on_the_grid_of_the_file_with_as_little_memory_as_it_is_given(
+    trained_on_volumes: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder, images = trained_on_volumes
+    words = ["medical", "predict", "--run", str(folder), str(images), "--device", "cpu", "--batch-size", "1"]
+    assert main([*words, "--output", str(tmp_path / "whole")]) == 0
+    assert "memory budget" not in capsys.readouterr().err
+    scratch = tmp_path / "scratch"
+    assert main([*words, "--output", str(tmp_path / "parts"), "--memory", "10KB", "--scratch", str(scratch)]) == 0
+    told = capsys.readouterr().err
+    assert "case_000: larger than the memory budget of 1e-05 GB" in told
+    assert "bands of columns" in told
+    assert list(scratch.iterdir()) == []
+    for path in images.iterdir():
+        whole, parts = nib.load(tmp_path / "whole" / path.name), nib.load(tmp_path / "parts" / path.name)
+        assert np.array_equal(np.asarray(whole.dataobj), np.asarray(parts.dataobj))
+        assert whole.shape == nib.load(path).shape
+    run = load_run(folder)
+    path = images / "case_003.nii.gz"
+    sample = load_files([path])
+    grid = Grid.of(sample["image"].shape[1:], sample["meta"], run.spacing)
+    assert grid.differs
+    expected = segment_volume(
+        run.net,
+        resample_image(normalise(sample["image"], run.normalisation), grid.wanted_shape),
+        slice_context=0,
+        roi=(4, 12, 12),
+        inference=InferenceConfig(batch_size=1),
+        grid=grid,
+    )
+    written = load_files([path], tmp_path / "whole" / path.name)["mask"]
+    assert np.array_equal(load_postprocessing(folder)(expected.labels), written)
+
+
+def test_two_runs_predict_the_mean_of_their_probabilities(
+    trained_on_volumes: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, images = trained_on_volumes
+    path = images / "case_001.nii.gz"
+    words = ["medical", "predict", str(path), "--device", "cpu", "--probabilities"]
+    assert main([*words, "--run", str(folder), "--output", str(tmp_path / "one")]) == 0
+    assert main([*words, "--run", str(folder), "--run", str(folder), "--output", str(tmp_path / "two")]) == 0
+    one, two = (nib.load(tmp_path / name / "case_001_probabilities.nii.gz").get_fdata() for name in ("one", "two"))
+    np.testing.assert_allclose(one, two, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", ["4", "GB", "-1GB", "many MB", "0GB"])
+def test_a_size_of_memory_has_a_number_and_a_unit(
+    trained_on_volumes: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture, size: str
+) -> None:
+    folder, images = trained_on_volumes
+    words = ["--run", str(folder), str(images), "--output", str(tmp_path / "out"), f"--memory={size}"]
+    assert main(["medical", "predict", *words]) == 2
+    assert "such as 4GB" in capsys.readouterr().err.replace("\n", " ")
