@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from rich.console import Console
@@ -21,9 +22,15 @@ def datasets(argv: list[str]) -> int:
     parser.add_argument(
         "folder", nargs="?", type=Path, help="a dataset's folder; the embedded layouts go by --layout alone"
     )
+    parser.add_argument(
+        "--table", action="store_true", help="list the layouts as the Markdown table of docs/datasets.md"
+    )
     parser.add_argument("--layout", default="auto", choices=["auto", *ADAPTERS], help="expect this layout")
     arguments = parser.parse_args(argv)
     console = Console(soft_wrap=True, highlight=False)
+    if arguments.table:
+        print(table())
+        return 0
     if arguments.folder is None and arguments.layout == "auto":
         _list_layouts(console)
         return 0
@@ -32,9 +39,21 @@ def datasets(argv: list[str]) -> int:
     return 0
 
 
+def table() -> str:
+    """Every layout as a row of a Markdown table: what it is, how it is divided and labelled, its terms and source."""
+    rows = ["| layout | dataset | task | split | labels | terms | source |", "|---|---|---|---|---|---|---|"]
+    for name, adapter in sorted(ADAPTERS.items()):
+        cells = (f"`{name}`", *dataclasses.astuple(adapter.about))
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
 def _list_layouts(console: Console) -> None:
     for name, adapter in ADAPTERS.items():
-        console.print(f"[bold]{name}[/bold]{'   (embedded: needs no folder)' if adapter.embedded else ''}")
+        note = " (embedded: needs no folder)" if adapter.embedded else ""
+        console.print(f"[bold]{name}[/bold]   {adapter.about.title}: {adapter.about.task}{note}", highlight=False)
+        console.print(f"  source: {adapter.about.source}", markup=False)
+        console.print(f"  terms:  {adapter.about.terms}", markup=False)
         for line in adapter.layout.splitlines():
             console.print(f"  {line}", markup=False)
         console.print()

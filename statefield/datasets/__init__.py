@@ -2,19 +2,11 @@
 augmenting are visible steps elsewhere.
 """
 
-from statefield.datasets import (  # noqa: F401  importing a layout files it in ADAPTERS
-    abdomen,
-    acdc,
-    acdc_h5,
-    chest,
-    drive,
-    isbi2012,
-    mni152,
-    msd,
-    nnunet,
-    pairs,
-    skin,
-)
+# importing a layout files it in ADAPTERS; the general ones come first where layouts are listed
+from statefield.datasets import mni152, msd, nnunet, pairs  # noqa: F401
+
+# isort: split
+from statefield.datasets import abdomen, acdc, acdc_h5, chest, drive, isbi2012, skin  # noqa: F401
 from statefield.datasets.adapter import (
     ADAPTERS,
     DatasetAdapter,

@@ -93,7 +93,7 @@ class AcdcH5:
             return require_cases([], split, root, "every case has labels.")
         chosen = self._split(root, list(files))[split]
         extra = {"labels": self.labels if split == "train" else "label"}
-        records = [Record(case, (files[case],), files[case], info, extra) for case in chosen]
+        records = [Record(case, (files[case],), files[case], info, extra, group=case.split("_")[0]) for case in chosen]
         return require_cases(records, split, root, f"{len(files)} cases, divided by {self._source_of_split(root)}.")
 
     def load(self, record: Record) -> Sample:
@@ -113,9 +113,7 @@ class AcdcH5:
             name = record.extra.get("labels", "label")
             values = hdf5.read_array(record.mask, name, ndim)
             if values.shape != image.shape:
-                raise ShapeError(
-                    f"{path}: image of shape {image.shape} and {name} of {values.shape} differ."
-                )
+                raise ShapeError(f"{path}: image of shape {image.shape} and {name} of {values.shape} differ.")
             unlabelled = _SCRIBBLE_UNLABELLED if name == "scribble" else None
             sample["mask"] = integer_labels(f"{path} ({name})", values, len(CLASSES), unlabelled=unlabelled)
         return sample

@@ -19,7 +19,7 @@ import numpy as np
 
 from statefield.datasets.readers import image as image_reader
 from statefield.datasets.readers import nifti
-from statefield.datasets.sample import DatasetInfo, Meta, Record, Sample
+from statefield.datasets.sample import About, DatasetInfo, Meta, Record, Sample
 from statefield.datasets.splits import SPLITS, Split
 from statefield.errors import ConfigError, DataError, DatasetLayoutError, EmptySplit, ShapeError
 from statefield.registry import Registry
@@ -32,7 +32,7 @@ class DatasetAdapter(Protocol):
     """One folder layout, exactly as its publisher ships it. Adapters are frozen dataclasses: their fields are options.
 
     name: the name in `ADAPTERS`. layout: a text that shows the folder tree. embedded: True when the data comes with an
-    installed package, so that `root` is not looked at.
+    installed package, so that `root` is not looked at. about: what is in it, whose it is and on which terms.
     """
 
     @property
@@ -41,6 +41,8 @@ class DatasetAdapter(Protocol):
     def layout(self) -> str: ...
     @property
     def embedded(self) -> bool: ...
+    @property
+    def about(self) -> About: ...
 
     def mismatch(self, root: Path) -> str | None:
         """Why `root` does not have this layout, in one clause, or None when it has. Looks at names only."""

@@ -27,7 +27,7 @@ import numpy as np
 
 from statefield.datasets.adapter import ADAPTERS, require_split
 from statefield.datasets.readers.nifti import Volume, meta_of, read_volume
-from statefield.datasets.sample import DatasetInfo, FileGeometry, Record, Sample
+from statefield.datasets.sample import About, DatasetInfo, FileGeometry, Record, Sample
 from statefield.datasets.splits import Split
 from statefield.errors import ConfigError, DataError, DatasetLayoutError
 
@@ -52,6 +52,14 @@ class Mni152:
 
     name = "mni152"
     embedded = True
+    about = About(
+        title="ICBM152 T1 template",
+        task="grey and white matter, MR, one head",
+        split="fixed slabs of axial slices, four slices apart",
+        labels="the largest of three tissue maps",
+        terms="permissive licence of the McConnell Brain Imaging Centre; the notice must stay",
+        source="Fonov et al. 2011, doi 10.1016/j.neuroimage.2010.07.033; pip package nilearn",
+    )
     layout = (
         "(nothing to arrange: the files come with `pip install nilearn`)\n"
         "nilearn/datasets/data/\n"

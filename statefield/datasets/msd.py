@@ -12,7 +12,7 @@ from typing import Any
 
 from statefield.datasets.adapter import ADAPTERS, case_name, load_files, require_cases, require_layout, require_split
 from statefield.datasets.description import DESCRIPTION, inside, names_by_number, read_description
-from statefield.datasets.sample import DatasetInfo, Record, Sample
+from statefield.datasets.sample import About, DatasetInfo, Record, Sample
 from statefield.datasets.splits import FRACTIONS, Split, grouped_by, split_cases
 from statefield.errors import DatasetLayoutError
 
@@ -31,6 +31,14 @@ class Msd:
 
     name = "msd"
     embedded = False
+    about = About(
+        title="Medical Segmentation Decathlon",
+        task="ten tasks, CT and MR",
+        split="by seed; the published test images have no labels",
+        labels="named in dataset.json",
+        terms="CC BY-SA 4.0",
+        source="Antonelli et al. 2022, doi 10.1038/s41467-022-30695-9; medicaldecathlon.com",
+    )
     layout = (
         "Task09_Spleen/\n"
         '|-- dataset.json        "training": [{"image", "label"}], "test": [...], "labels": {"0": "background", ...},\n'
@@ -72,12 +80,9 @@ class Msd:
             records = [Record(case, (image,), None, info) for case, image in _test_images(root, content)]
             return require_cases(records, split, root, f'"test" in {DESCRIPTION} is empty.')
         pairs = _training_pairs(root, content)
-        chosen = set(
-            split_cases(list(pairs), fractions=self.fractions, seed=self.seed, group_of=grouped_by(self.group_pattern))[
-                split
-            ]
-        )
-        records = [Record(case, (pairs[case][0],), pairs[case][1], info) for case in sorted(chosen)]
+        group_of = grouped_by(self.group_pattern)
+        chosen = split_cases(list(pairs), fractions=self.fractions, seed=self.seed, group_of=group_of)[split]
+        records = [Record(case, (pairs[case][0],), pairs[case][1], info, group=group_of(case)) for case in chosen]
         return require_cases(records, split, root, f"{len(pairs)} labelled cases, shares {self.fractions}.")
 
     def load(self, record: Record) -> Sample:

@@ -17,7 +17,7 @@ from statefield.datasets.description import DESCRIPTION, names_by_number, read_d
 from statefield.datasets.msd import is_nnunet_version_1
 from statefield.datasets.readers import image as image_reader
 from statefield.datasets.readers import nifti
-from statefield.datasets.sample import DatasetInfo, Record, Sample
+from statefield.datasets.sample import About, DatasetInfo, Record, Sample
 from statefield.datasets.splits import FRACTIONS, Split, grouped_by, split_cases
 from statefield.errors import DatasetLayoutError
 
@@ -36,6 +36,14 @@ class NnunetRaw:
 
     name = "nnunet"
     embedded = False
+    about = About(
+        title="nnU-Net raw, versions 1 and 2",
+        task="any, among them AbdomenMR, NeurIPSCell and Endovis17 of the U-Mamba benchmark",
+        split="labelsTs/ where it is; else by seed",
+        labels="named in dataset.json",
+        terms="of each dataset",
+        source="Isensee et al. 2021, doi 10.1038/s41592-020-01008-z; U-Mamba's sets: github.com/bowang-lab/U-Mamba",
+    )
     layout = (
         "Dataset001_NAME/\n"
         '|-- dataset.json        "channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, ...},\n'
@@ -89,14 +97,19 @@ class NnunetRaw:
         if split == "unlabelled":
             records = [Record(c, images, None, info) for c, images in testing.items() if c not in labelled_tests]
             return require_cases(records, split, root, "there are no images in imagesTs/ without labels in labelsTs/.")
+        group_of = grouped_by(self.group_pattern)
         if split == "test" and labelled_tests:
             _require_partners(root / "labelsTs", labelled_tests, root / "imagesTs", testing, "imagesTs")
-            return [Record(case, testing[case], label, info) for case, label in labelled_tests.items()]
+            return [Record(c, testing[c], label, info, group=group_of(c)) for c, label in labelled_tests.items()]
         labels = _labels(root / "labelsTr", ending)
         _require_partners(root / "imagesTr", training, root / "labelsTr", labels, "labelsTr")
         _require_partners(root / "labelsTr", labels, root / "imagesTr", training, "imagesTr")
         chosen = set(self._split(list(training), has_official_test=bool(labelled_tests))[split])
-        records = [Record(case, images, labels[case], info) for case, images in training.items() if case in chosen]
+        records = [
+            Record(case, images, labels[case], info, group=group_of(case))
+            for case, images in training.items()
+            if case in chosen
+        ]
         return require_cases(records, split, root, f"{len(training)} labelled cases, shares {self.fractions}.")
 
     def load(self, record: Record) -> Sample:

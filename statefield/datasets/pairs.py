@@ -13,7 +13,7 @@ import numpy as np
 from statefield.datasets.adapter import ADAPTERS, case_name, load_files, require_cases, require_layout, require_split
 from statefield.datasets.readers import image as image_reader
 from statefield.datasets.readers import nifti
-from statefield.datasets.sample import DatasetInfo, Record, Sample
+from statefield.datasets.sample import About, DatasetInfo, Record, Sample
 from statefield.datasets.splits import FRACTIONS, Split, grouped_by, split_cases
 from statefield.errors import ConfigError, DatasetLayoutError, LabelError
 
@@ -42,6 +42,14 @@ class Pairs:
 
     name = "pairs"
     embedded = False
+    about = About(
+        title="Pairs of images and masks",
+        task="any, pictures or volumes",
+        split="train/, val/, test/ where they are; else by seed",
+        labels="0, 1, 2, ... or 0/255; names in classes.txt",
+        terms="your own",
+        source="your own",
+    )
     layout = (
         "DATASET/\n"
         "|-- images/             a.png b.jpg ...    or a.nii.gz ...\n"
@@ -100,7 +108,8 @@ class Pairs:
         else:
             pairs = [pair for pair in _pair_up(homes[split]) if pair[2]] if split in homes else []
             reason = f"there is no {split}/images/ with {split}/masks/."
-        records = [Record(case, (image,), mask, info) for case, image, mask in pairs]
+        group_of = grouped_by(self.group_pattern)
+        records = [Record(case, (image,), mask, info, group=group_of(case)) for case, image, mask in pairs]
         return require_cases(records, split, root, reason)
 
     def load(self, record: Record) -> Sample:

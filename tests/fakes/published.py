@@ -32,12 +32,19 @@ def write_drive(
         view[2:-2, 3:-3] = 255
         home = root / part
         write_picture(home / "images" / f"{number:02d}_{part}{suffix}", image)
-        write_picture(home / "mask" / f"{number:02d}_{part}_mask.gif", view)
+        write_grey_gif(home / "mask" / f"{number:02d}_{part}_mask.gif", view)
         if part == "training" or labelled_test:
-            write_picture(home / "1st_manual" / f"{number:02d}_manual1.gif", labels * 255)
+            write_grey_gif(home / "1st_manual" / f"{number:02d}_manual1.gif", labels * 255)
         if part == "test" and labelled_test:
             write_palette(home / "2nd_manual" / f"{number:02d}_manual2.gif", np.roll(labels, 1, axis=1))
     return root
+
+
+def write_grey_gif(path: Path, array: np.ndarray) -> Path:
+    """A GIF whose palette is all 256 greys, as DRIVE's: Pillow would else keep the greys in use, and renumber them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(array).astype(np.uint8)).save(path, optimize=False)
+    return path
 
 
 def write_palette(path: Path, labels: np.ndarray) -> Path:
@@ -183,7 +190,7 @@ def write_lits(
 def write_isic(
     root: Path, year: int, *, counts: tuple[int, int, int] = (4, 2, 2), size: tuple[int, int] = (24, 32), seed: int = 0
 ) -> Path:
-    """ISIC 2017 or 2018: photographs as JPEG, masks 0/255 as PNG; 2017 has superpixel pictures among the photographs."""
+    """ISIC 2017 or 2018: photographs as JPEG, masks 0/255 as PNG; 2017 has superpixel pictures besides."""
     names = {
         2017: ("ISIC-2017_{}_Data", "ISIC-2017_{}_Part1_GroundTruth", ("Training", "Validation", "Test_v2")),
         2018: ("ISIC2018_Task1-2_{}_Input", "ISIC2018_Task1_{}_GroundTruth", ("Training", "Validation", "Test")),

@@ -34,9 +34,10 @@ def read_array(path: str | os.PathLike[str], name: str, ndim: int) -> np.ndarray
             raise DataError(f"{path}: {name!r} holds values of type {item.dtype}; integers or floats are needed.")
         if len(item.shape) != ndim or 0 in item.shape:
             raise DataError(f"{path}: {name!r} has the shape {item.shape}; {ndim} axes of length >= 1 are needed.")
-        num_values = int(np.prod(item.shape, dtype=np.int64))
-        what = f"{' x '.join(map(str, item.shape))} values of {item.dtype}"
-        require_memory(path, num_values * max(4, item.dtype.itemsize), what)
+        for shape, of_a_chunk in ((item.shape, ""), (item.chunks or (), " in one chunk")):
+            num_values = int(np.prod(shape, dtype=np.int64))
+            what = f"{' x '.join(map(str, shape))} values of {item.dtype}{of_a_chunk}"
+            require_memory(path, num_values * max(4, item.dtype.itemsize), what)
         values: np.ndarray = item[()]
         return values
 
