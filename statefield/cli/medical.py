@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from statefield.errors import ConfigError
-from statefield.tasks.medical.recipe import parse, recipe_from, recipe_parser
+from statefield.tasks.medical.recipe import SegmentationRecipe, given_settings, parse, recipe_from, recipe_parser
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+
     from statefield.tasks.medical.testing import CaseProgress, TestResult
+
+PLAN_FILE, FINGERPRINT_FILE = "plan.yaml", "fingerprint.json"  # in the run folder
 
 _TRAIN_EPILOG = """
 examples:
   statefield medical train --config recipes/medical/demo.yaml
   statefield medical train --config recipes/medical/demo.yaml --model.lr 5e-4 --run runs/slower
-  statefield medical train --data.root data/Task09_Spleen --run runs/spleen --model.encoder spatial_mamba_nano
-  statefield medical train --config runs/spleen/config.yaml --resume        go on after an interruption
+  statefield medical train --data.root data/Task09_Spleen --run runs/spleen  planned from the data
+  statefield medical train --data.root data/Task09_Spleen --run runs/spleen --resume   go on after an interruption
+  statefield medical train --data.root data/Task09_Spleen --plan false --model.lr 1e-4  defaults, not planned
   statefield medical train --config recipe.yaml --trainer.fast_dev_run true  two steps, every file written
 """
 _TEST_EPILOG = """
@@ -37,26 +43,29 @@ def train(argv: list[str]) -> int:
     parser = recipe_parser(
         prog="statefield medical train",
         usage="statefield medical train [-c RECIPE.yaml] [--SETTING VALUE ...] [--resume | --overwrite]",
-        description="Train a segmentation, then test it on the held-out cases and write a report.",
+        description="Train a segmentation, then test it on the held-out cases and write a report. Without --config, "
+        "the settings that are not given follow from the dataset, as with `statefield medical plan`.",
         epilog=_TRAIN_EPILOG,
         formatter_class=_HelpFormatter,
     )
     flag: dict[str, Any] = {"type": bool, "nargs": "?", "const": True, "default": False}
     parser.add_argument("--resume", help="continue the run folder's last checkpoint, to the same result", **flag)
     parser.add_argument("--overwrite", help="replace the run that is in the run folder", **flag)
+    planning = "without --config: settings that are not given follow from the dataset (false: they have their defaults)"
+    parser.add_argument("--plan", type=bool, default=True, help=planning)
     settings = parse(parser, argv)
-    recipe = recipe_from(parser, settings)
+    console = _console()
+    recipe, keep = _recipe(parser, settings, argv, console)
 
     from statefield.cli.training_progress import TrainingBar
     from statefield.tasks.medical import run
 
-    console = _console()
     with _case_bar(console) as progress:
         result = run.train(
             recipe,
             resume=settings.resume,
             overwrite=settings.overwrite,
-            callbacks=[TrainingBar(console)],
+            callbacks=[TrainingBar(console), *keep],
             announce=lambda line: console.print(line, highlight=False, markup=False),
             progress=progress,
         )
@@ -100,6 +109,40 @@ def test(argv: list[str]) -> int:
         )
     _print_result(result)
     return 0
+
+
+def _recipe(
+    parser: ArgumentParser, settings: Namespace, argv: list[str], console: Any
+) -> tuple[SegmentationRecipe, list[Callback]]:
+    """The recipe that the command line says; on a bare dataset folder, what it leaves open is planned.
+
+    A run that was planned and is resumed takes its plan from its folder. Returns with the recipe what keeps the plan.
+    """
+    recipe = recipe_from(parser, settings)
+    if settings.config is not None or not settings.plan or recipe.data.root is None:
+        return recipe, []
+    given = given_settings(parser, argv)
+
+    from statefield.cli.medical_plan import budget_of, lines_of, plan_dataset, reading_bar
+    from statefield.tasks.common.run_folder import RunFolder
+
+    run = recipe.run if "run" in given else Path("runs") / recipe.data.root.resolve().name
+    stored = run / PLAN_FILE
+    if settings.resume:
+        if not stored.is_file():
+            return recipe, []
+        console.print(f"settings that are not given are those of {stored}", highlight=False, markup=False)
+        recipe = recipe_from(parser, parse(parser, ["--config", str(stored), *argv]))
+        return dataclasses.replace(recipe, run=run), []
+    RunFolder(run).require_free(overwrite=settings.overwrite)
+    budget = budget_of(recipe.trainer.accelerator, None)
+    with reading_bar() as progress:
+        found, planned = plan_dataset(recipe.data.root, given, budget, progress=progress)
+    console.print("\n".join(lines_of(planned)), highlight=False, markup=False, soft_wrap=True)
+
+    from statefield.cli.plan_keeper import PlanKeeper
+
+    return planned.recipe, [PlanKeeper({stored: planned.text(), run / FINGERPRINT_FILE: found.text()})]
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
