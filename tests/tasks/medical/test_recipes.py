@@ -1,4 +1,7 @@
-"""Every recipe of the repository is run, its own nets and settings, for two steps on fake data of its layout."""
+"""Every recipe of the repository is run, its own nets and settings, for two steps on fake data of its layout.
+
+Nets of volumes are run with few channels, and with patches of a size that all of them take in training.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +27,52 @@ FAKES = {
     "nnunet": lambda root: write_nnunet(root, num_cases=5, num_test=0, shape=(32, 32, 3)),
     "pairs": lambda root: write_pairs(root, num_cases=5, num_channels=3),
 }
+FAKE_VOLUMES = {
+    "msd": lambda root: write_msd(root, num_cases=5, num_test=0, num_classes=2, shape=(24, 28, 8)),
+    "nnunet": lambda root: write_nnunet(root, num_cases=5, num_test=0, shape=(24, 28, 8)),
+}
+FEW_CHANNELS = {
+    "lightm_unet": {"filters": 8},
+    "residual_unet": {"features": [4, 4, 8, 8]},
+    "segmamba": {"features": [4, 4, 4, 4], "depths": [1, 1, 1, 1], "hidden": 4},
+}
+
+
+def _narrow(recipe: SegmentationRecipe) -> SegmentationRecipe:
+    def few(net: str, net_args: dict) -> dict:
+        if "features" in net_args:
+            return net_args | {"features": [4, 4, *(8 for _ in net_args["features"][2:])]}
+        return net_args | FEW_CHANNELS[net]
+
+    model, control = (
+        dataclasses.replace(part, net_args=few(part.net, part.net_args)) for part in (recipe.model, recipe.control)
+    )
+    return dataclasses.replace(recipe, model=model, control=control)
 
 
 def test_there_are_recipes_for_every_layout():
     assert {read_recipe(path).data.layout for path in RECIPES} >= {"mni152", *FAKES}
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+SLOW = {"lightm_unet_3d", "segmamba", "xlstm_unet_3d"}  # ten seconds each; u_mamba_3d stands for nets of volumes
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else []) for path in RECIPES],
+)
 def test_a_recipe_trains_its_model_and_control_and_writes_their_comparison(path, tmp_path):
     recipe = read_recipe(path)
     if recipe.data.layout == "mni152" and find_spec("nilearn") is None:
         pytest.skip("nilearn, which ships the data of this recipe, is not installed (pip install statefield[demo])")
-    data = dataclasses.replace(recipe.data, patch_size=(32, 32), batch_size=2, workers=0)
-    if recipe.data.layout in FAKES:
-        data = dataclasses.replace(data, root=FAKES[recipe.data.layout](tmp_path / "data"))
+    patch, fakes = (32, 32), FAKES
+    if recipe.data.spatial_dims == 3:
+        patch, fakes, recipe = (32, 32, 32), FAKE_VOLUMES, _narrow(recipe)
+    data = dataclasses.replace(recipe.data, patch_size=patch, batch_size=2, workers=0)
+    if recipe.data.layout in fakes:
+        data = dataclasses.replace(data, root=fakes[recipe.data.layout](tmp_path / "data"))
     trainer = dataclasses.replace(recipe.trainer, fast_dev_run=True, accelerator="cpu", threads=1)
-    window = (32, 32) if recipe.data.layout in FAKES else (128, 128)
+    window = patch if recipe.data.layout in FAKES else (128, 128)
     inference = dataclasses.replace(recipe.inference, roi=window, overlap=0.0, mirror=False)
     result = train(dataclasses.replace(recipe, run=tmp_path / "run", data=data, trainer=trainer, inference=inference))
     roles = [row.role for row in result.comparison]
