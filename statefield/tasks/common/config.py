@@ -86,8 +86,14 @@ class TrainerConfig:
 
     Args:
         max_epochs: epochs to train.
-        steps_per_epoch: batches in an epoch; null: one pass over the training slices.
+        steps_per_epoch: batches in an epoch; null: one pass over the training slices, or as many patches as cover the
+            training volumes.
         accelerator: "auto", "cpu" or "gpu".
+        devices: GPUs (or CPU processes) of each machine that train together; "auto": all GPUs of the machine, or one
+            CPU process.
+        num_nodes: machines that train together, started by torchrun or SLURM.
+        strategy: "ddp" (each device has the net), "fsdp" (FSDP2: weights, gradients and moments are sharded) or "auto":
+            ddp for several devices.
         precision: "32-true" or "bf16-mixed".
         threads: CPU threads; null: all cores.
         gradient_clip: largest gradient norm; null: unbounded.
@@ -101,6 +107,9 @@ class TrainerConfig:
     max_epochs: int = 100
     steps_per_epoch: int | None = None
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int | Literal["auto"] = 1
+    num_nodes: int = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     threads: int | None = None
     gradient_clip: float | None = 1.0

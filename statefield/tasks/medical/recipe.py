@@ -45,7 +45,7 @@ class DataConfig:
             net of volumes; null: whole slices.
         batch_size: patches per batch.
         foreground: share of patches centred on a pixel of a foreground class, 0 to 1.
-        augment: a preset (none, flips, medical, natural), or a list of transforms.
+        augment: a preset (none, flips, medical, natural), or for slices a list of transforms.
         workers: processes that prepare patches; 0: none. The patches are the same either way.
         cache: keep the cases in memory, or on disk in the run folder (for data larger than memory).
     """
