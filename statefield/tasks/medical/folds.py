@@ -86,7 +86,12 @@ def cross_validate(
     first = None if resume else start
     folds = [
         _train_fold(
-            recipe.of_fold(index), resume=resume, before_start=None if index else first, trial=trial, **training
+            recipe.of_fold(index),
+            resume=resume,
+            overwrite=overwrite and index == 0,  # with fold 0 the whole folder starts anew
+            before_start=None if index else first,
+            trial=trial,
+            **training,
         )
         for index in range(_num_folds(recipe))
     ]
