@@ -44,6 +44,9 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("bench", "backbones"): Verb(
         "statefield.cli.bench_backbones:backbones", "measure the backbones beside their controls"
     ),
+    ("bench", "inference"): Verb(
+        "statefield.cli.bench_inference:inference", "predict a large volume of many classes in little memory"
+    ),
 }
 
 _EXAMPLES = (
