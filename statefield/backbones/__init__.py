@@ -32,6 +32,7 @@ from statefield.backbones import (
     vmamba,
     vssd,
 )
+from statefield.backbones._mixers import without_scan
 from statefield.backbones._register import BACKBONES, BackboneInfo
 from statefield.errors import ConfigError, UnknownName
 
@@ -59,6 +60,7 @@ __all__ = [
     "vision_rwkv",
     "vmamba",
     "vssd",
+    "without_scan",
 ]
 
 

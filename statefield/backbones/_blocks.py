@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from typing import Literal
 
@@ -101,6 +102,12 @@ class VolumeDepthwiseConv(nn.Conv3d):
         return channels_last(super().forward(channels_first(x)))
 
 
+def depthwise(spatial_dims: int, channels: int, kernel_size: int = 3, *, bias: bool = True) -> nn.Module:
+    """The depthwise convolution of channels-last maps or volumes."""
+    convolution = DepthwiseConv if spatial_dims == 2 else VolumeDepthwiseConv
+    return convolution(channels, kernel_size, bias=bias)
+
+
 class PatchStem(nn.Module):
     """One convolution of 4 x 4 patches and LayerNorm: [B, in_chans, H, W] -> [B, ceil(H/4), ceil(W/4), C].
 
@@ -149,14 +156,20 @@ class ConvMerging(nn.Module):
     """Halve a map and widen it by a 3 x 3 convolution, then LayerNorm: [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C'].
 
     With `stride=1` the map keeps its size; `dilation` is the spacing of the sub-grids that it arrives with. With
-    `spatial_dims=3` a volume, [B, D, H, W, C], and 3 x 3 x 3 cells.
+    `spatial_dims=3` a volume, [B, D, H, W, C], and 3 x 3 x 3 cells. `stride` may have a number for each axis.
     """
 
     def __init__(
-        self, channels: int, out_channels: int, *, stride: int = 2, dilation: int = 1, spatial_dims: int = 2
+        self,
+        channels: int,
+        out_channels: int,
+        *,
+        stride: int | tuple[int, ...] = 2,
+        dilation: int = 1,
+        spatial_dims: int = 2,
     ) -> None:
         super().__init__()
-        convolution = CONVOLUTIONS[spatial_dims]
+        convolution: Callable[..., nn.Module] = CONVOLUTIONS[spatial_dims]
         self.conv = convolution(channels, out_channels, 3, stride=stride, padding=dilation, dilation=dilation)
         self.norm = nn.LayerNorm(out_channels)
 
@@ -209,6 +222,7 @@ class PositionalBlock(nn.Module):
     """Positional convolution, mixer, positional convolution, MLP; each a residual, [B, H, W, C].
 
     Mixer and MLP stand behind LayerNorm, and they alone are subject to stochastic depth (`drop_path`, a probability).
+    With `spatial_dims=3` the convolutions are of volumes, [B, D, H, W, C].
     """
 
     def __init__(
@@ -219,13 +233,14 @@ class PositionalBlock(nn.Module):
         mlp_ratio: float = 4.0,
         proj_drop_rate: float = 0.0,
         drop_path: float = 0.0,
+        spatial_dims: int = 2,
     ) -> None:
         super().__init__()
-        self.cpe1 = DepthwiseConv(channels)
+        self.cpe1 = depthwise(spatial_dims, channels)
         self.norm1 = nn.LayerNorm(channels)
         self.mixer = mixer
         self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
-        self.cpe2 = DepthwiseConv(channels)
+        self.cpe2 = depthwise(spatial_dims, channels)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = Mlp(channels, int(mlp_ratio * channels), drop=proj_drop_rate)
         self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()

@@ -30,7 +30,10 @@ __all__ = ["SpatialMamba", "SpatialMambaBlock"]
 
 
 class SpatialMambaBlock(PositionalBlock):
-    """A structure-aware scan and an MLP among positional convolutions; each a residual, [B, H, W, C]."""
+    """A structure-aware scan and an MLP among positional convolutions; each a residual, [B, H, W, C].
+
+    With `spatial_dims=3` over volumes, [B, D, H, W, C].
+    """
 
     def __init__(
         self,
@@ -41,9 +44,16 @@ class SpatialMambaBlock(PositionalBlock):
         mlp_ratio: float = 4.0,
         proj_drop_rate: float = 0.0,
         drop_path: float = 0.0,
+        spatial_dims: int = 2,
     ) -> None:
-        mixer = StructureAwareMixer(channels, d_state=d_state, expand=expand)
-        super().__init__(channels, mixer, mlp_ratio=mlp_ratio, proj_drop_rate=proj_drop_rate, drop_path=drop_path)
+        super().__init__(
+            channels,
+            StructureAwareMixer(channels, d_state=d_state, expand=expand, spatial_dims=spatial_dims),
+            mlp_ratio=mlp_ratio,
+            proj_drop_rate=proj_drop_rate,
+            drop_path=drop_path,
+            spatial_dims=spatial_dims,
+        )
 
 
 class SpatialMamba(Pyramid):

@@ -12,6 +12,7 @@ from statefield.backbones._mixers.multi_head_scan import MultiHeadScanMixer
 from statefield.backbones._mixers.non_causal import NonCausalDualityMixer
 from statefield.backbones._mixers.oriented import TRI_ORIENTED, OrientedMixer
 from statefield.backbones._mixers.rwkv import ChannelMix, SpatialMix
+from statefield.backbones._mixers.scanning import Scanning, without_scan
 from statefield.backbones._mixers.structure_aware import StateFusion, StructureAwareMixer
 
 __all__ = [
@@ -29,7 +30,9 @@ __all__ = [
     "MultiHeadScanMixer",
     "NonCausalDualityMixer",
     "OrientedMixer",
+    "Scanning",
     "SpatialMix",
     "StateFusion",
     "StructureAwareMixer",
+    "without_scan",
 ]

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from statefield.backbones._mixers.initial import decay_rates, log_of_counting_, step_bias_, step_weight_
+from statefield.backbones._mixers.scanning import Scanning
 from statefield.kernels import routed_scan
 
 BOTH_ENDS = ("raster", "raster~")
 
 
-class ChannelScanMixer(nn.Module):
+class ChannelScanMixer(Scanning):
     """A selective scan of the transposed map: its steps are channels, and its features are tokens.
 
         u = silu(conv(x))      y = norm(scan(u) + scan from the last channel(u))      times silu(z)
@@ -38,6 +39,8 @@ class ChannelScanMixer(nn.Module):
     Shape: [B, H, W, C] -> [B, H, W, C], any H and W.
     Source: MambaMixer (arXiv 2403.19888), selective channel mixer; its authors publish no code.
     """
+
+    scan_parameters = ("x_proj", "dt_proj", "dt_bias", "A_log", "D")
 
     def __init__(
         self, channels: int, *, d_state: int = 16, expand: float = 0.5, d_conv: int = 3, summary: int = 7
@@ -67,6 +70,8 @@ class ChannelScanMixer(nn.Module):
 
     def scan(self, u: Tensor) -> Tensor:
         """The sum of the scans of u [B, H, W, E] along its channels, [B, H, W, E]."""
+        if not self.scans:
+            return len(BOTH_ENDS) * u
         K, grid, sizes = len(BOTH_ENDS), (u.shape[1], u.shape[2]), (1, self.d_state, self.d_state)
         cells = functional.adaptive_avg_pool2d(u.permute(0, 3, 1, 2), self.summary).flatten(2)  # [B, E, P]
         read = functional.linear(cells, self.x_proj.flatten(0, 1)).unflatten(-1, (K, -1))

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from statefield.backbones._blocks import DepthwiseConv, VolumeDepthwiseConv, check_spatial_dims
+from statefield.backbones._blocks import check_spatial_dims, depthwise
 from statefield.backbones._mixers.initial import decay_rates
 from statefield.backbones._mixers.recurrences import Recurrences
+from statefield.backbones._mixers.scanning import Scanning
 from statefield.kernels import ssd
 from statefield.kernels.routed_scan.orders import order_of
 from statefield.kernels.routes import inverse_order
@@ -33,12 +34,6 @@ def cross_routes(spatial_dims: int) -> tuple[str, ...]:
     """The routes of a cross-scan: four of a map, six of a volume."""
     check_spatial_dims(spatial_dims)
     return CROSS if spatial_dims == 2 else CROSS_VOLUME
-
-
-def depthwise(spatial_dims: int, channels: int, kernel_size: int, *, bias: bool) -> nn.Module:
-    """The depthwise convolution of channels-last maps or volumes."""
-    convolution = DepthwiseConv if spatial_dims == 2 else VolumeDepthwiseConv
-    return convolution(channels, kernel_size, bias=bias)
 
 
 class CrossScanMixer(Recurrences):
@@ -97,7 +92,7 @@ class CrossScanMixer(Recurrences):
         return self.out_proj(y if gate is None else y * functional.silu(gate))
 
 
-class CrossDualityMixer(nn.Module):
+class CrossDualityMixer(Scanning):
     """Mamba-2 scans along the routes of a map, added up: heads share a decay, so the scan is matrix products.
 
     Args:
@@ -107,6 +102,8 @@ class CrossDualityMixer(nn.Module):
     Shape: [B, H, W, C] -> [B, H, W, C]; [B, D, H, W, C] with `spatial_dims=3`.
     Source: MzeroMiko/VMamba, forward type m0_noz.
     """
+
+    scan_parameters = ("x_proj", "dt_bias", "A_log", "D")
 
     def __init__(
         self,
@@ -146,6 +143,8 @@ class CrossDualityMixer(nn.Module):
 
     def scan(self, u: Tensor) -> Tensor:
         """The sum of the scans of u [B, *S, E] along all routes, [B, *S, E]."""
+        if not self.scans:
+            return len(self.routes) * u
         K, sizes = len(self.routes), (self.heads, self.d_state, self.d_state)
         grid = tuple(u.shape[1:-1])
         orders = order_of(self.routes, grid, u)

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from statefield.backbones._blocks import DepthwiseConv
 from statefield.backbones._mixers.initial import decay_rates, log_of_counting_, step_bias_, step_weight_
+from statefield.backbones._mixers.scanning import Scanning
 from statefield.kernels import routed_scan
 from statefield.kernels.routed_scan.orders import order_of
 
@@ -43,7 +44,7 @@ def steps_and_directions(order: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return steps.T.contiguous(), moves.gather(1, steps).T.contiguous()
 
 
-class DirectionAwareMixer(nn.Module):
+class DirectionAwareMixer(Scanning):
     """Selective scans along continuous routes, added up and gated; B of a step depends on the direction of its move.
 
         u = silu(conv(x))      y = sum_k scan_k(u), B_k = B + direction_Bs[move]      out = y * silu(z)
@@ -59,6 +60,8 @@ class DirectionAwareMixer(nn.Module):
     Shape: [B, H, W, C] -> [B, H, W, C], any H and W.
     Source: PlainMamba (arXiv 2403.17695), section 3.3; ChenhongyiYang/PlainMamba, PlainMamba2D.
     """
+
+    scan_parameters = ("x_proj", "dt_proj", "A_log", "D", "direction_Bs")
 
     def __init__(
         self,
@@ -95,6 +98,8 @@ class DirectionAwareMixer(nn.Module):
 
     def scan(self, u: Tensor) -> Tensor:
         """The sum of the scans of u [B, H, W, E] along all routes, [B, H, W, E]."""
+        if not self.scans:
+            return len(CONTINUOUS) * u
         grid = (u.shape[1], u.shape[2])
         steps, directions = steps_and_directions(order_of(CONTINUOUS, grid, u), grid[1])
         # What a route meets at a token is raster token number `step`'s. Gathered before the rank is widened to E.

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from statefield.backbones._blocks import CausalConv
 from statefield.backbones._mixers.initial import decay_rates, step_bias_
+from statefield.backbones._mixers.scanning import Scanning, first_outputs
 from statefield.errors import ConfigError
 from statefield.kernels import ssd
 
 
-class DualityMixer(nn.Module):
+class DualityMixer(Scanning):
     """State-space duality behind a causal convolution, gated, normalised.
 
         z, xBC, dt = in_proj(input)      x, B, C = silu(conv(xBC))      y = RMSNorm(ssd(x, dt, B, C) * silu(z))
@@ -26,6 +28,8 @@ class DualityMixer(nn.Module):
     Shape: [B, L, C] -> [B, L, C].
     Source: Dao and Gu 2024 (arXiv 2405.21060), section 7; state-spaces/mamba, Mamba2.
     """
+
+    scan_parameters = ("dt_bias", "A_log", "D")
 
     def __init__(
         self,
@@ -62,7 +66,19 @@ class DualityMixer(nn.Module):
             self.A_log.uniform_(1, 16).log_()
         nn.init.ones_(self.D)
 
+    def remove_scan(self) -> None:
+        """Also the rows of the projection and of the convolution that make B, C and the step sizes."""
+        super().remove_scan()
+        inner = self.split[0]
+        self.in_proj = first_outputs(self.in_proj, 2 * inner)
+        conv = CausalConv(inner, self.conv1d.kernel_size[0], silu=True).to(self.conv1d.weight)
+        conv.load_state_dict({name: value[:inner] for name, value in self.conv1d.state_dict().items()})
+        self.conv1d = conv
+
     def forward(self, x: Tensor) -> Tensor:
+        if not self.scans:
+            z, u = self.in_proj(x).chunk(2, dim=-1)
+            return self.out_proj(self.norm(self.conv1d(u) * functional.silu(z)))
         inner, heads = self.split[0], len(self.dt_bias)
         z, xBC, step = self.in_proj(x).split((inner, sum(self.split), heads), dim=-1)
         u, B, C = self.conv1d(xBC).split(self.split, dim=-1)

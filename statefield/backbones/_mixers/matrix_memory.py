@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from statefield.backbones._blocks import CausalConv, DepthwiseConv
+from statefield.backbones._mixers.scanning import Scanning
 from statefield.errors import ConfigError
 from statefield.kernels import mlstm
 
@@ -58,7 +59,7 @@ class BlockLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-class MatrixMemoryMixer(nn.Module):
+class MatrixMemoryMixer(Scanning):
     """One pass of mLSTM over a sequence, with a convolution before it, a skip around it and a gate behind it.
 
         x, z = in_proj(input)      a = silu(conv(x))      q, k, v = q_proj(a), k_proj(a), v_proj(x)
@@ -78,6 +79,8 @@ class MatrixMemoryMixer(nn.Module):
     Raises:
         ConfigError: sizes that do not divide each other, or another `conv`.
     """
+
+    scan_parameters = ("q_proj", "k_proj", "input_gate", "forget_gate")
 
     def __init__(
         self,
@@ -131,7 +134,11 @@ class MatrixMemoryMixer(nn.Module):
             a = functional.silu(self.conv(x.unflatten(1, tuple(grid))).flatten(1, 2))
         else:
             a = self.conv(x)  # takes SiLU along
-        h = self.remember(self.q_proj(a), self.k_proj(a), self.v_proj(x))
+        v = self.v_proj(x)
+        if self.scans:
+            h = self.remember(self.q_proj(a), self.k_proj(a), v)
+        else:
+            h = self.out_norm(v.unflatten(-1, (self.heads, -1)))
         y = self.out_proj((h + self.skip * a) * functional.silu(z))
         return y.flip(1) if self.reverse else y
 

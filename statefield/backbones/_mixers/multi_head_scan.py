@@ -31,6 +31,8 @@ class ScanHead(Recurrences):
     Args:
         channels: s. routes: the two. d_state: N. threshold: of the relative spread below which a value is dropped.
 
+    Without its scans a head is the identity: the fusion keeps what routes differ in, which would be nothing.
+
     Shape: [B, H, W, s] -> [B, H, W, s].
     """
 
@@ -51,7 +53,7 @@ class ScanHead(Recurrences):
         return y.sum(dim=-2) * functional.relu(deviation / (above + 1e-5) - self.threshold)
 
     def forward(self, u: Tensor) -> Tensor:
-        return self.fuse(self.scan(u))
+        return self.fuse(self.scan(u)) if self.scans else u
 
 
 class MultiHeadScan(nn.Module):

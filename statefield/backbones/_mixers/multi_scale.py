@@ -61,6 +61,8 @@ class MultiScaleMixer(Recurrences):
 
     def scan(self, u: Tensor, which: int, visits: Tensor | None = None) -> Tensor:
         """Tokens u [B, L, E] scanned by one set of parameters, in the order of `visits` int64 [T] where given."""
+        if not self.scans:
+            return self.out_norm(u if visits is None else u[:, visits])
         sizes = (self.dt_rank, self.d_state, self.d_state)
         step, B, C = functional.linear(u, self.x_proj[which]).split(sizes, dim=-1)
         rows = (u, functional.linear(step, self.dt_proj[which]), B, C)

@@ -11,11 +11,12 @@ from torch.nn import functional
 
 from statefield.backbones._blocks import DepthwiseConv
 from statefield.backbones._mixers.initial import decay_rates, step_bias_
+from statefield.backbones._mixers.scanning import Scanning, first_outputs
 from statefield.errors import ConfigError
 from statefield.kernels import non_causal_ssd
 
 
-class NonCausalDualityMixer(nn.Module):
+class NonCausalDualityMixer(Scanning):
     """Mamba-2's duality without its causal mask: linear attention whose values are weighted by their step sizes.
 
         z, xBC, dt = in_proj(input)      x, B, C = silu(conv(xBC))      y = norm(duality(x, dt, B, C)) * z
@@ -32,6 +33,8 @@ class NonCausalDualityMixer(nn.Module):
     Shape: [B, H, W, C] -> [B, H, W, C].
     Source: VSSD (arXiv 2407.18559), section 3.3; YuHengsss/VSSD, Mamba2 with `linear_attn_duality`.
     """
+
+    scan_parameters = ("dt_bias", "A_log", "D")
 
     def __init__(
         self,
@@ -66,7 +69,19 @@ class NonCausalDualityMixer(nn.Module):
             self.A_log.uniform_(1, 16).log_()
         nn.init.ones_(self.D)
 
+    def remove_scan(self) -> None:
+        """Also the rows of the projection and of the convolution that make B, C and the step sizes."""
+        super().remove_scan()
+        inner = self.split[0]
+        self.in_proj = first_outputs(self.in_proj, 2 * inner)
+        conv = DepthwiseConv(inner, self.conv.kernel_size[0]).to(self.conv.weight)
+        conv.load_state_dict({name: value[:inner] for name, value in self.conv.state_dict().items()})
+        self.conv = conv
+
     def forward(self, x: Tensor) -> Tensor:
+        if not self.scans:
+            z, u = self.in_proj(x).chunk(2, dim=-1)
+            return self.out_proj(self.norm(functional.silu(self.conv(u))) * z)
         grid = (x.shape[1], x.shape[2])
         z, xBC, step = self.in_proj(x).split((self.split[0], sum(self.split), self.heads), dim=-1)
         u, B, C = functional.silu(self.conv(xBC)).flatten(1, 2).split(self.split, dim=-1)

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from statefield.backbones._blocks import CausalConv
 from statefield.backbones._mixers.initial import decay_rates, log_of_counting_, step_bias_, step_weight_
+from statefield.backbones._mixers.scanning import Scanning
 from statefield.kernels import routed_scan
 from statefield.kernels.routed_scan.orders import order_of
 from statefield.kernels.routes import inverse_order
@@ -23,7 +24,7 @@ from statefield.kernels.routes import inverse_order
 TRI_ORIENTED = {"forwards": "raster", "backwards": "raster~", "slices": "volume_hwd"}
 
 
-class Direction(nn.Module):
+class Direction(Scanning):
     """What one route of a scan owns: causal convolution, projections, recurrence.
 
     Args:
@@ -31,6 +32,8 @@ class Direction(nn.Module):
         along: the route, of `statefield.kernels.routes`, that the convolution follows too.
         reverse: the route is walked from its end: the convolution looks at later tokens.
     """
+
+    scan_parameters = ("x_proj", "dt_proj", "A_log", "D")
 
     def __init__(
         self, inner: int, d_state: int, d_conv: int, dt_rank: int, *, reverse: bool, along: str = "raster"
@@ -53,6 +56,12 @@ class Direction(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """u, delta (before bias and softplus) [B, *S, E] and B, C [B, *S, N] from x [B, *S, E], token by token."""
+        u = self.convolved(x)
+        step, B, C = self.x_proj(u).split(self.split, dim=-1)
+        return u, functional.linear(step, self.dt_proj.weight), B, C
+
+    def convolved(self, x: Tensor) -> Tensor:
+        """What is scanned: x [B, *S, E] behind the convolution along the route."""
         grid = tuple(x.shape[1:-1])
         tokens = x.flatten(1, -2)
         if self.along == "raster":
@@ -60,12 +69,10 @@ class Direction(nn.Module):
         else:
             (order,) = order_of((self.along,), grid, x)
             tokens = self.conv1d(tokens[:, order])[:, inverse_order(order)]
-        u = tokens.unflatten(1, grid)
-        step, B, C = self.x_proj(u).split(self.split, dim=-1)
-        return u, functional.linear(step, self.dt_proj.weight), B, C
+        return tokens.unflatten(1, grid)
 
 
-class OrientedMixer(nn.Module):
+class OrientedMixer(Scanning):
     """Selective scans along routes, each behind a causal convolution along the same route, summed and gated together.
 
         y = sum_k scan_k(conv_k(x)) * silu(z)                      divided by K with `average`
@@ -123,6 +130,8 @@ class OrientedMixer(nn.Module):
         (Vim-tiny at 1248 x 1248: 86 MiB at most in place of 107).
         """
         owners = self.directions()
+        if not self.scans:
+            return torch.stack([one.convolved(x) for one in owners]).sum(0)
         of_each = [list(one(x)) for one in owners]
         del x
         u, delta, B, C = (torch.stack([given.pop(0) for given in of_each], dim=-2) for _ in range(4))

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from statefield.backbones._mixers.initial import decay_rates, log_of_counting_, step_bias_, step_weight_
+from statefield.backbones._mixers.scanning import Scanning
 from statefield.kernels import routed_scan
 
 
-class Recurrences(nn.Module):
+class Recurrences(Scanning):
     """K selective scans, each with projections for its step sizes, B and C; parameters lie as VMamba's do.
 
     A mixer is a subclass that puts projections and a convolution around them, and calls `reset_ssm_parameters` when
@@ -25,6 +26,8 @@ class Recurrences(nn.Module):
     Args:
         inner: E. count: K. d_state: N. dt_rank: R.
     """
+
+    scan_parameters = ("x_proj", "dt_proj", "dt_bias", "A_log", "D")
 
     def __init__(self, inner: int, count: int, *, d_state: int, dt_rank: int) -> None:
         super().__init__()
@@ -50,6 +53,10 @@ class Recurrences(nn.Module):
         u is one for all routes, [B, *S, E], or with `apart` each has its own, [B, *S, K, E].
         """
         K = self.count
+        if not self.scans:
+            if not apart:
+                return K * u if merge else u.unsqueeze(-2).expand(*u.shape[:-1], K, -1)
+            return u.sum(-2) if merge else u
         if apart:
             projected = torch.einsum("...ke,kre->...kr", u, self.x_proj)
         else:

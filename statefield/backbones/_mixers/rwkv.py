@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from statefield.backbones._mixers.scanning import Scanning
 from statefield.errors import ConfigError
 from statefield.kernels import wkv
 
@@ -79,7 +80,7 @@ class Mixing(nn.Module):
         return [x if share is None else shifted + share * difference for share in shares]
 
 
-class SpatialMix(Mixing):
+class SpatialMix(Mixing, Scanning):
     """Tokens exchange values: for each the mean of all, weighted by keys and distance, behind a gate.
 
         k, v, r = linear layers of x mixed with its shift      out = output(sigmoid(r) * norm(wkv(k, v)))
@@ -94,6 +95,8 @@ class SpatialMix(Mixing):
     Shape: [B, H, W, C] -> [B, H, W, C].
     Source: Vision-RWKV (arXiv 2403.02308), section 3.2; OpenGVLab/Vision-RWKV, VRWKV_SpatialMix.
     """
+
+    scan_parameters = ("spatial_decay", "spatial_first", "spatial_mix_k", "key")
 
     def __init__(
         self,
@@ -133,6 +136,9 @@ class SpatialMix(Mixing):
 
     def forward(self, x: Tensor) -> Tensor:
         grid = (x.shape[1], x.shape[2])
+        if not self.scans:
+            mixed_v, mixed_r = self.mixed(x, self.spatial_mix_v, self.spatial_mix_r)
+            return self.output(torch.sigmoid(self.receptance(mixed_r)) * self.key_norm(self.value(mixed_v)))
         mixed_k, mixed_v, mixed_r = self.mixed(x, self.spatial_mix_k, self.spatial_mix_v, self.spatial_mix_r)
         k, v, r = (
             linear(mixture).flatten(1, 2)

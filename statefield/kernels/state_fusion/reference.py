@@ -35,8 +35,8 @@ def state_fusion_reference(
         u: [B, *S, E]. dilations: K integers >= 1.
     """
     fused = torch.zeros_like(h)
-    for k, place, coordinates in _taps(h, dilations):
-        fused = fused + alpha[k] * weight[(k, slice(None), *place)] * _read(h, coordinates)  # [E] * [B, *S, N, E]
+    for k, tap, coordinates in _taps(h, dilations):
+        fused = fused + alpha[k] * weight[tap] * _read(h, coordinates)  # [E] * [B, *S, N, E]
     if C is None:
         return fused
     y = (C[..., None] * fused).sum(dim=-2)
@@ -72,13 +72,13 @@ def backward(
     fused_grad = grad if C is None else C[..., None] * grad.unsqueeze(-2)  # [B, *S, N, E]
     h_grad = torch.zeros_like(h)
     weight_grad = torch.zeros_like(weight)
-    for k, place, coordinates in _taps(h, dilations):
-        collected = alpha[k] * weight[(k, slice(None), *place)] * fused_grad
+    for k, tap, coordinates in _taps(h, dilations):
+        collected = alpha[k] * weight[tap] * fused_grad
         # Clamped coordinates repeat: along each axis h collects from every place that read it.
         for axis, read in enumerate(coordinates, start=1):
             collected = torch.zeros_like(h).index_add_(axis, read, collected)
         h_grad += collected
-        weight_grad[(k, slice(None), *place)] = (fused_grad * _read(h, coordinates)).flatten(0, -2).sum(dim=0)
+        weight_grad[tap] = (fused_grad * _read(h, coordinates)).flatten(0, -2).sum(dim=0)
     alpha_grad = (weight * weight_grad).flatten(1).sum(dim=1)
     weight_grad = weight_grad * alpha.reshape(-1, *[1] * (weight.dim() - 1))
     if C is None:
@@ -90,20 +90,17 @@ def backward(
     return h_grad, weight_grad, alpha_grad, C_grad, (grad * u).flatten(0, -2).sum(dim=0), D * grad
 
 
-def _taps(h: Tensor, dilations: Sequence[int]) -> Iterator[tuple[int, tuple[int, ...], list[Tensor]]]:
-    """Each tap: its kernel, its place in it, and along each axis of S the coordinates that it reads, clamped to S."""
+def _taps(h: Tensor, dilations: Sequence[int]) -> Iterator[tuple[int, tuple[int | slice, ...], list[Tensor]]]:
+    """Each tap: its kernel, where it lies in `weight`, and the coordinates that it reads along each axis, clamped."""
     sides = h.shape[1:-2]
     every = [torch.arange(side, device=h.device) for side in sides]
     for k, dilation in enumerate(dilations):
         for place in product(range(3), repeat=len(sides)):
-            yield (
-                k,
-                place,
-                [
-                    (each + (a - 1) * dilation).clamp(0, side - 1)
-                    for each, a, side in zip(every, place, sides, strict=True)
-                ],
-            )
+            coordinates = [
+                (each + (a - 1) * dilation).clamp(0, side - 1)
+                for each, a, side in zip(every, place, sides, strict=True)
+            ]
+            yield k, (k, slice(None), *place), coordinates
 
 
 def _read(h: Tensor, coordinates: Sequence[Tensor]) -> Tensor:

@@ -34,31 +34,32 @@ def structure_aware_scan(
     """Scan a map in raster order, let its states exchange with their neighbours, then read them out.
 
     h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t row by row;  y = sum_n C_n fusion(h)_n + D u  (see `state_fusion`).
-    Differentiable in every tensor.
+    With kernels of 3 x 3 x 3 over a volume, slice by slice, S = (D, H, W), else S = (H, W). Differentiable in every
+    tensor.
 
     Args:
-        u, delta: [B, H, W, E], floating; H, W, E >= 1.
+        u, delta: [B, *S, E], floating; sizes >= 1.
         A: [E, N], N >= 1; negative for a state that decays.
-        B, C: [B, H, W, N].
+        B, C: [B, *S, N].
         D: [E]. delta_bias: [E].
-        weight: [K, E, 3, 3]; alpha: [K]: the fusion's kernels, one a dilation, and their weights.
+        weight: [K, E, 3, 3] or [K, E, 3, 3, 3]; alpha: [K]: the fusion's kernels, one a dilation, and their weights.
         delta_softplus: dt = softplus(delta + delta_bias) instead of delta + delta_bias.
         dilations: K integers >= 1.
 
     Returns:
-        y [B, H, W, E] in u's dtype; states are float32 (float64 for float64). Under torch.autocast floating inputs are
+        y [B, *S, E] in u's dtype; states are float32 (float64 for float64). Under torch.autocast floating inputs are
         cast to float32 and so is y.
 
     Raises:
         ShapeError: a shape, dtype or device that does not fit the others; names the argument.
         ConfigError: a dilation below 1. KernelUnavailable: a forced implementation cannot run here.
 
-    Source: Xiao et al., "Spatial-Mamba", 2024 (arXiv 2410.15091), section 3.2.
+    Source: Xiao et al., "Spatial-Mamba", 2024 (arXiv 2410.15091), section 3.2; volumes are ours.
     """
     dilations = [int(dilation) for dilation in dilations]
     _check(u, delta, A, B, C, D, weight, alpha, delta_bias, dilations)
     tensors = (u, delta, A, B, C, D, weight, alpha, delta_bias)
-    if _runs_fused(u.device.type):
+    if weight.dim() == 4 and _runs_fused(u.device.type):  # no operator does both in a volume
         keep_states = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
         return structure_aware_scan_op(*tensors, delta_softplus, dilations, keep_states)[0]
     y = composed(*tensors, delta_softplus, dilations)
@@ -87,15 +88,18 @@ def _check(
     delta_bias: Tensor | None,
     dilations: list[int],
 ) -> None:
-    if u.dim() != 4 or min(u.shape[1:]) < 1:
+    dims = 3 if weight.dim() == 5 else 2
+    axes = "H, W" if dims == 2 else "D, H, W"
+    if u.dim() != dims + 2 or min(u.shape[1:]) < 1:
         raise ShapeError(
-            f"structure_aware_scan: u has shape {list(u.shape)}, it has to be [B, H, W, E] with H, W, E >= 1."
+            f"structure_aware_scan: u has shape {list(u.shape)}, it has to be [B, {axes}, E] with {axes}, E >= 1 for a "
+            f"weight {list(weight.shape)}."
         )
     if not dilations or min(dilations) < 1:
         raise ConfigError(
             f"structure_aware_scan: dilations are {dilations}, at least one is needed and each has to be >= 1."
         )
-    batch, height, width, channels = u.shape
+    *grid, channels = u.shape  # B with S
     if A.dim() != 2 or A.shape[0] != channels or A.shape[1] < 1:
         raise ShapeError(
             f"structure_aware_scan: A has shape {list(A.shape)}, it has to be [E, N] with E = {channels}, the channels "
@@ -103,18 +107,18 @@ def _check(
         )
     kernels, states = len(dilations), A.shape[1]
     wanted = {
-        "delta": (delta, (batch, height, width, channels), "[B, H, W, E]"),
-        "B": (B, (batch, height, width, states), "[B, H, W, N]"),
-        "C": (C, (batch, height, width, states), "[B, H, W, N]"),
+        "delta": (delta, (*grid, channels), f"[B, {axes}, E]"),
+        "B": (B, (*grid, states), f"[B, {axes}, N]"),
+        "C": (C, (*grid, states), f"[B, {axes}, N]"),
         "D": (D, (channels,), "[E]"),
-        "weight": (weight, (kernels, channels, 3, 3), "[K, E, 3, 3]"),
+        "weight": (weight, (kernels, channels, *[3] * dims), f"[K, E{', 3' * dims}]"),
         "alpha": (alpha, (kernels,), "[K]"),
         "delta_bias": (delta_bias, (channels,), "[E]"),
     }
-    for name, (tensor, shape, axes) in wanted.items():
+    for name, (tensor, shape, said) in wanted.items():
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ShapeError(
-                f"structure_aware_scan: {name} has shape {list(tensor.shape)}, it has to be {axes} = {list(shape)} for "
+                f"structure_aware_scan: {name} has shape {list(tensor.shape)}, it has to be {said} = {list(shape)} for "
                 f"u {list(u.shape)}, A {list(A.shape)} and {kernels} dilations."
             )
     for name, tensor in [("u", u), ("A", A), *((name, entry[0]) for name, entry in wanted.items())]:

@@ -1,6 +1,6 @@
 """The structure-aware scan composed of the two operators that it fuses: `selective_scan`, then `state_fusion`.
 
-What runs on a GPU, and on a CPU without the native library. The states pass through memory in between.
+What runs on a GPU, on a CPU without the native library, and over volumes. The states pass through memory in between.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from statefield.kernels.state_fusion import state_fusion
 def scan_states(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool
 ) -> Tensor:
-    """All states of the raster scan, [B, H, W, N, E], in the state dtype. Arguments as `structure_aware_scan`.
+    """All states of the raster scan, [B, *S, N, E], in the state dtype. Arguments as `structure_aware_scan`.
 
     `selective_scan` gives what C reads out; with C = 1 and every state a channel of its own, that is the states.
     """
     dtype = state_dtype(u.dtype)
-    batch, height, width, channels = u.shape
+    *grid, channels = u.shape  # B with S
     states = A.shape[1]
 
-    def per_state(x: Tensor) -> Tensor:  # [B, H, W, E] -> [B, L, N * E]
-        return x.to(dtype).flatten(1, 2).repeat(1, 1, states)
+    def per_state(x: Tensor) -> Tensor:  # [B, *S, E] -> [B, L, N * E]
+        return x.to(dtype).flatten(1, -2).repeat(1, 1, states)
 
     h = selective_scan(
         per_state(u),
         per_state(delta),
         A.T.reshape(-1, 1),
-        B.flatten(1, 2).unsqueeze(3),  # [B, L, G = N, 1]: state n of every channel reads B_n
+        B.flatten(1, -2).unsqueeze(3),  # [B, L, G = N, 1]: state n of every channel reads B_n
         torch.ones(states * channels, 1, dtype=dtype, device=u.device),  # u.new_ones would be mapped under vmap
         delta_bias=None if delta_bias is None else delta_bias.repeat(states),
         delta_softplus=delta_softplus,
         layout="bld",
     )
-    return h.reshape(batch, height, width, states, channels)
+    return h.reshape(*grid, states, channels)
 
 
 def composed(
@@ -56,7 +56,7 @@ def composed(
     delta_softplus: bool,
     dilations: Sequence[int],
 ) -> Tensor:
-    """y [B, H, W, E] in the state dtype, differentiable. Arguments as `structure_aware_scan`."""
+    """y [B, *S, E] in the state dtype, differentiable. Arguments as `structure_aware_scan`."""
     h = scan_states(u, delta, A, B, delta_bias, delta_softplus)
     return state_fusion(h, weight, alpha, C, D, u, dilations=dilations)
 
