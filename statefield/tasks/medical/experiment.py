@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import nn
 from statefield.datasets import open_dataset
 from statefield.datasets.adapter import DatasetAdapter
 from statefield.datasets.sample import DatasetInfo, Record
-from statefield.datasets.splits import Split, fold_cases, grouped_by
+from statefield.datasets.splits import Split, fold_cases
 from statefield.errors import CheckpointError, ConfigError, DataError, EmptySplit
 from statefield.files import write_json
 from statefield.tasks.common.checkpointing import load_weights
@@ -129,12 +128,9 @@ class Dataset:
         pool = self.adapter.records(self.root, "train")
         with suppress(EmptySplit):  # no case was set apart for validation: all the more are in the folds
             pool = pool + self.adapter.records(self.root, "val")
-        parts = fold_cases(
-            [record.case for record in pool],
-            folds=self.folds,
-            seed=getattr(self.adapter, "seed", 0),
-            group_of=_patient_of(self.adapter),
-        )
+        patients = {record.case: record.group or record.case for record in pool}
+        seed = getattr(self.adapter, "seed", 0)
+        parts = fold_cases(list(patients), folds=self.folds, seed=seed, group_of=patients.__getitem__)
         if self.fold is None:
             if split == "val":
                 raise ConfigError(
@@ -146,12 +142,6 @@ class Dataset:
         held_out = set(parts[self.fold])
         chosen = [record for record in pool if (record.case in held_out) == (split == "val")]
         return sorted(chosen, key=lambda record: record.case)
-
-
-def _patient_of(adapter: DatasetAdapter) -> Callable[[str], str]:
-    """Case name -> patient: as the adapter knows it, or by its option `group_pattern`; else a case is a patient."""
-    known = getattr(adapter, "group_of", None)
-    return known if callable(known) else grouped_by(getattr(adapter, "group_pattern", ""))
 
 
 def load_trained(folder: str | Path) -> TrainedRun:

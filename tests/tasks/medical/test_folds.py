@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from fakes.medical import write_nnunet
+from fakes.published import write_acdc_h5
 from lightning.pytorch import Callback
 
+from statefield.datasets import open_dataset
 from statefield.datasets.adapter import load_files
 from statefield.errors import ConfigError
 from statefield.tasks.common.config import TrainerConfig
@@ -225,3 +227,16 @@ def test_a_fold_that_is_not_there_is_refused(dataset, tmp_path, folds, fold):
     with pytest.raises(ConfigError, match=f"fold = {fold} with folds = {folds}"):
         train(_recipe(dataset, tmp_path / "run", folds=folds, fold=fold))
     assert not (tmp_path / "run").exists()
+
+
+def test_patients_of_a_published_dataset_are_never_divided_by_folds(tmp_path):
+    adapter, info = open_dataset(write_acdc_h5(tmp_path))  # two phases a patient, whom no option names
+    held_out = []
+    for fold in range(3):
+        dataset = Dataset(adapter, info, tmp_path, folds=3, fold=fold)
+        train_patients, val_patients = ({r.group for r in dataset.records(split)} for split in ("train", "val"))
+        assert val_patients
+        assert not train_patients & val_patients
+        held_out += [record.case for record in dataset.records("val")]
+    pool = [record.case for split in ("train", "val") for record in adapter.records(tmp_path, split)]
+    assert sorted(held_out) == sorted(pool)
