@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import shutil
@@ -9,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes.bad_input import Defect, accepted_labels, image_defects, label_defects
+from fakes.bad_input import Defect, accepted_labels, image_defects, label_defects, picture_defects, write_bomb_png
 from fakes.medical import write_msd, write_nnunet, write_pairs, write_pairs_of_volumes, write_volume
+from PIL import Image
 
 from statefield.cli.main import main
 from statefield.tasks.common.config import TrainerConfig
@@ -51,7 +54,10 @@ def _said(capsys: pytest.CaptureFixture) -> str:
 
 
 def _train(data: Path) -> int:
-    return main(["medical", "train", "--data.root", str(data), "--run", str(data.parent / "run"), *SETTINGS])
+    """Train by a recipe, so that no plan is made, which would read every case first."""
+    recipe = data.parent / "recipe.yaml"
+    recipe.write_text(f"run: {data.parent / 'run'}\ndata: {{root: {data}}}\n")
+    return main(["medical", "train", "--config", str(recipe), *SETTINGS])
 
 
 def _refuses_to_train(data: Path, reason: str, capsys: pytest.CaptureFixture, *names: str) -> None:
@@ -62,7 +68,7 @@ def _refuses_to_train(data: Path, reason: str, capsys: pytest.CaptureFixture, *n
     for name in names:
         assert name in said
     assert re.search(reason, said), said
-    assert _files(data.parent) == before
+    assert set(_files(data.parent)) - {"recipe.yaml"} == set(before)
 
 
 @pytest.mark.parametrize("defect", image_defects(), ids=lambda defect: defect.name)
@@ -71,20 +77,34 @@ def test_train_names_the_defective_image_and_leaves_no_run(defect: Defect, data:
     _refuses_to_train(data, defect.reason, capsys, "case_003.nii.gz")
 
 
-@pytest.mark.parametrize("defect", image_defects(), ids=lambda defect: defect.name)
-def test_predict_names_the_defective_image_and_writes_the_others(
-    defect: Defect, sound: Path, data: Path, tmp_path: Path, capsys
-) -> None:
-    for index in (1, 2, 4, 5):
-        (data / "images" / f"case_00{index}.nii.gz").unlink()
-    defect.spoil(data / "images" / "case_003.nii.gz")
-    output = tmp_path / "out"
-    words = ["medical", "predict", "--run", str(sound / "run"), str(data / "images"), "--output", str(output)]
-    assert main([*words, "--device", "cpu"]) == 2
-    said = _said(capsys)
-    assert "case_003.nii.gz" in said
-    assert re.search(defect.reason, said), said
-    assert _files(output) == ["case_000.nii.gz"]
+@pytest.fixture(scope="module")
+def predicted(sound: Path) -> tuple[str, list[str]]:
+    """What `predict` says of a folder of every defective image and two sound ones, and the files it writes."""
+    folder, output = sound / "mixed", sound / "predictions"
+    folder.mkdir()
+    for defect in image_defects():
+        file = Path(shutil.copy(sound / "data/images/case_003.nii.gz", folder / f"{defect.name}.nii.gz"))
+        defect.spoil(file)
+    for picture in picture_defects():
+        picture.spoil(folder / picture.name)
+    shutil.copy(sound / "data/images/case_000.nii.gz", folder / "sound.nii.gz")
+    Image.fromarray(np.full((16, 16), 40_000, np.uint16)).save(folder / "sixteen_bit.png")
+    words = ["medical", "predict", "--run", str(sound / "run"), str(folder), "--output", str(output), "--device", "cpu"]
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert main(words) == 2
+    return " ".join(said.getvalue().split()), _files(output)
+
+
+@pytest.mark.parametrize("defect", [*image_defects(), *picture_defects()], ids=lambda defect: defect.name)
+def test_predict_names_the_defective_image(defect: Defect, predicted: tuple[str, list[str]]) -> None:
+    file = defect.name if "." in defect.name else f"{defect.name}.nii.gz"
+    messages = [message for message in predicted[0].split("statefield: ") if f"/{file}:" in message]
+    assert len(messages) == 1
+    assert re.search(defect.reason, messages[0]), messages[0]
+
+
+def test_predict_writes_the_sound_cases_and_nothing_of_the_others(predicted: tuple[str, list[str]]) -> None:
+    assert predicted[1] == ["sixteen_bit.png", "sound.nii.gz"]
 
 
 @pytest.mark.parametrize("defect", label_defects(), ids=lambda defect: defect.name)
@@ -322,7 +342,8 @@ def test_train_says_what_is_odd_and_goes_on(data: Path, caplog) -> None:
     for index in range(5):
         name = f"case_00{index}.nii.gz"
         write_volume(data / "images" / name, np.full((20, 24, 8), 7), sizes)
-        write_volume(data / "labels" / name, np.zeros((20, 24, 8)), sizes, np.float32)
+        labels = np.zeros((20, 24, 8)) if index < 3 else _sound_labels()
+        write_volume(data / "labels" / name, labels, sizes, np.float32)
     assert _train(data) == 0
     said = " ".join(caplog.text.split())
     assert re.search(r"every value of channel 0 is 7: it shows nothing", said)
@@ -331,7 +352,35 @@ def test_train_says_what_is_odd_and_goes_on(data: Path, caplog) -> None:
     assert re.search(r"slices 2\.5 to 5 mm.*Set data\.spacing, say to their medians \[5, 0\.9, 0\.8\]", said)
 
 
-def test_pictures_of_odd_kinds_are_refused_or_read(tmp_path: Path, capsys) -> None:
+PICTURE_MASKS = [
+    (lambda p: p.rename(p.with_suffix(".jpg")), "JPEG masks found"),
+    (lambda p: Image.fromarray(np.full((16, 16), 127, np.uint8)).save(p), r"values \[.*127\].*classes\.txt"),
+    (lambda p: Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)).save(p), "colours"),
+    (write_bomb_png, "too many pixels"),
+    (lambda p: Image.fromarray(np.ones((5, 5), np.uint8)).save(p), "5 x 5: they must have the same size"),
+    (lambda p: p.write_bytes(p.read_bytes()[:60]), "damaged or cut off"),
+]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"), PICTURE_MASKS, ids=["jpeg", "grey", "colour", "bomb", "other_size", "truncated"]
+)
+def test_train_refuses_masks_of_pictures_that_hold_no_labels(spoil, reason: str, tmp_path: Path, capsys) -> None:
     root = write_pairs(tmp_path / "data", num_cases=8)
-    (root / "masks" / "case_001.png").rename(root / "masks" / "case_001.jpg")
-    _refuses_to_train(root, "JPEG masks found|case_001.jpg", capsys, "masks")
+    spoil(root / "masks" / "case_001.png")
+    _refuses_to_train(root, reason, capsys, "masks" if reason.startswith(("JPEG", "values")) else "masks/case_001")
+
+
+def test_palette_masks_sixteen_bit_images_and_opaque_alpha_are_trained_on(tmp_path: Path) -> None:
+    root = write_pairs(tmp_path / "data", num_cases=8, size=(32, 32))
+    for path in (root / "masks").iterdir():
+        mask = Image.fromarray(np.asarray(Image.open(path)), "P")
+        mask.putpalette([0, 0, 0, 200, 30, 30])
+        mask.save(path)
+    for index, path in enumerate(sorted((root / "images").iterdir())):
+        grey = np.asarray(Image.open(path))
+        if index % 2:
+            Image.fromarray(grey.astype(np.uint16) * 200).save(path)
+        else:
+            Image.fromarray(np.stack([grey, np.full_like(grey, 255)], -1), "LA").save(path)
+    assert _train(root) == 0

@@ -15,6 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from fakes.medical import write_volume
+from PIL import Image
 
 _TOO_LARGE = "GB decoded; the limit is|1032 times that at most"
 
@@ -48,6 +49,22 @@ def image_defects() -> list[Defect]:
         Defect("nan_voxels", lambda p: _voxels(p, {(1, 2, 3): np.nan}), r"1 of 3840 voxels are NaN .* \(1, 2, 3\)"),
         Defect("infinite_voxels", lambda p: _voxels(p, {(0, 0, 0): np.inf, (1, 1, 1): -np.inf}), "2 of 3840 voxels"),
         Defect("colour_voxels", _colour, "scalar integer or float"),
+    ]
+
+
+def picture_defects() -> list[Defect]:
+    """What is refused in a picture, wherever it is read; name: the file's, as its ending decides who reads it."""
+    transparent = np.dstack([np.full((16, 16, 3), 90, np.uint8), np.full((16, 16, 1), 128, np.uint8)])
+    return [
+        Defect("alpha.png", lambda p: Image.fromarray(transparent).save(p), "256 pixels are transparent"),
+        Defect("colour.png", lambda p: Image.fromarray(transparent[..., :3]).save(p), "3 channels"),
+        Defect("bomb.png", write_bomb_png, "too many pixels"),
+        Defect("strip.tif", write_bomb_tiff, "too many pixels|cut off"),
+        Defect("page.html.png", lambda p: p.write_bytes(b"<html>404</html>"), "no picture"),
+        Defect("two_frames.tif", _two_frames, "2 frames"),
+        Defect(
+            "nan.tif", lambda p: Image.fromarray(np.full((16, 16), np.nan, np.float32)).save(p), "256 pixels are NaN"
+        ),
     ]
 
 
@@ -182,6 +199,11 @@ def _voxels(path: Path, values: dict[tuple[int, int, int], float]) -> None:
     for place, value in values.items():
         image[place] = value
     write_volume(path, image, _affine(), np.float32)
+
+
+def _two_frames(path: Path) -> None:
+    frames = [Image.fromarray(np.full((16, 16), value, np.uint8)) for value in (1, 2)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
 
 
 def _colour(path: Path) -> None:
