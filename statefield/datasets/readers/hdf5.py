@@ -6,6 +6,7 @@ and objects that are pickled or of variable length. None of these is read. Sizes
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ def read_array(path: str | os.PathLike[str], name: str, ndim: int) -> np.ndarray
         if len(item.shape) != ndim or 0 in item.shape:
             raise DataError(f"{path}: {name!r} has the shape {item.shape}; {ndim} axes of length >= 1 are needed.")
         for shape, of_a_chunk in ((item.shape, ""), (item.chunks or (), " in one chunk")):
-            num_values = int(np.prod(shape, dtype=np.int64))
+            num_values = math.prod(shape)
             what = f"{' x '.join(map(str, shape))} values of {item.dtype}{of_a_chunk}"
             require_memory(path, num_values * max(4, item.dtype.itemsize), what)
         values: np.ndarray = item[()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 import zlib
@@ -48,7 +49,7 @@ def _array(path: Path, archive: zipfile.ZipFile, name: str, ndim: int) -> np.nda
             raise DataError(f"{path}: {name!r} holds values of type {dtype}; integers or floats are needed.")
         if len(shape) != ndim or 0 in shape:
             raise DataError(f"{path}: {name!r} has the shape {shape}; {ndim} axes of length >= 1 are needed.")
-        num_values = int(np.prod(shape, dtype=np.int64))
+        num_values = math.prod(shape)
         what = f"{' x '.join(map(str, shape))} values of {dtype}"
         require_memory(path, num_values * max(4, dtype.itemsize), what)
     with archive.open(members[name]) as stream:
