@@ -28,7 +28,8 @@ examples:
 """
 _MOST_CASES_SHOWN = 40
 _MOST_CLASSES = 1024
-_SHOWN_PER_CLASS_ONLY = ("sensitivity", "specificity", "precision")  # the table of cases would be too wide
+# the table of cases would be too wide with them
+_SHOWN_PER_CLASS_ONLY = ("sensitivity", "specificity", "precision", "lesion_sens", "lesion_prec", "lesion_FP")
 
 
 def evaluate(argv: list[str]) -> int:
@@ -146,9 +147,9 @@ def _print_report(console: Console, evaluation: Evaluation, summary: dict[str, A
     shown = ", ".join(foreground[:6]) + (", ..." if len(foreground) > 6 else "")
     by_case = Table(title=f"Per case: mean over the foreground classes ({shown})")
     by_case.add_column("case")
-    shown_metrics = [name for name in metrics.names if not name.endswith(_SHOWN_PER_CLASS_ONLY)]
+    shown_metrics = [name for name in metrics.names if not name.startswith(_SHOWN_PER_CLASS_ONLY)]
     for metric in shown_metrics:
-        by_case.add_column(metric, justify="right")
+        by_case.add_column(metric, justify="right", min_width=6)
     names = sorted(evaluation.state.cases)
     for name in names[:_MOST_CASES_SHOWN]:
         table = summary["cases"][name]
@@ -158,8 +159,7 @@ def _print_report(console: Console, evaluation: Evaluation, summary: dict[str, A
         console.print(f"{len(names) - _MOST_CASES_SHOWN} more cases; --csv writes them all")
 
     by_class = Table(title=f"Per class, over {summary['num_cases']} cases")
-    by_class.add_column("class")
-    by_class.add_column("metric", no_wrap=True)
+    by_class.add_column("class, metric")  # one column: two would leave a class no room on a narrow screen
     for heading in ("case mean", "95 % interval", "pooled", "counted"):
         by_class.add_column(heading, justify="right", no_wrap=True)
     absent = [name for name in foreground if not any(summary["classes"][name].values())]
@@ -167,21 +167,19 @@ def _print_report(console: Console, evaluation: Evaluation, summary: dict[str, A
         if name in absent:
             continue
         is_marked = label == metrics.background and name != "background"
-        shown_name = f"{name} (background)" if is_marked else name
+        by_class.add_row(f"{name} (background)" if is_marked else name)
         for metric in metrics.names:
             entry = summary["metrics"][metric]["classes"][name]
             if label == metrics.background and entry["num_counted"] == 0:
                 continue  # the background has no surface of its own
             counted = f"{entry['num_counted']} of {summary['num_cases']}"
-            by_class.add_row(shown_name, metric, *_cells(entry, "case_mean", "ci95", "pooled"), counted)
-            shown_name = ""
+            by_class.add_row(f"  {metric}", *_cells(entry, "case_mean", "ci95", "pooled"), counted)
         by_class.add_section()
-    shown_name = "class mean"
+    by_class.add_row("class mean")
     for metric in metrics.names:
         entry = summary["metrics"][metric]
         cells = _cells(entry, "foreground_mean", "foreground_ci95", "foreground_pooled")
-        by_class.add_row(shown_name, metric, *cells, f"{entry['num_foreground_counted']} of {len(foreground)}")
-        shown_name = ""
+        by_class.add_row(f"  {metric}", *cells, f"{entry['num_foreground_counted']} of {len(foreground)}")
     console.print(by_class)
     console.print(
         "case mean: over the cases counted (those with a score for the class); interval: bootstrap over cases; pooled: "

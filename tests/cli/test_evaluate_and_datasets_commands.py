@@ -43,6 +43,68 @@ def test_evaluate_prints_a_table_and_writes_json_and_csv(folders, tmp_path, caps
     assert next(r for r in rows if r["case"] == "case_2" and r["class"] == "small")["HD95_mm"] == ""
 
 
+def test_evaluate_shows_every_score_on_a_narrow_screen_and_writes_lesions_and_accuracy(
+    folders, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    options = ["--labels", "ground", "small", "large", "--jobs", "1", "--lesions", "small", "--lesion-iou", "0.1"]
+    files = ["--json", str(tmp_path / "o.json"), "--csv", str(tmp_path / "o.csv")]
+    assert main(["medical", "evaluate", *folders, *options, *files]) == 0
+    out = capsys.readouterr().out
+    written = json.loads((tmp_path / "o.json").read_text())
+    for metric in ("sensitivity", "specificity", "precision", "lesion_F1_IoU0.1", "lesion_FP_IoU0.1"):
+        mean = written["metrics"][metric]["classes"]["small"]["case_mean"]
+        assert f"  {metric} " in out
+        assert f"{mean:.4f}" in out
+    assert f"pooled {written['accuracy']['pooled']:.4f}" in out
+    assert written["lesions"] == {
+        "small": {"num_true": 3, "num_detected": 2, "num_predicted": 2, "num_false_positive": 0}
+    }
+    assert "small: 2 of 3 true lesions detected, 0 of 2 predicted ones false" in out
+    rows = {(r["case"], r["class"]): r for r in csv.DictReader((tmp_path / "o.csv").read_text().splitlines())}
+    assert rows["case_2", "small"]["num_true_lesions"] == "1"
+    assert rows["case_2", "small"]["num_detected_lesions"] == "0"
+    assert rows["case_2", "large"]["num_true_lesions"] == ""
+    assert float(rows["case_0", "large"]["accuracy_of_case"]) == written["accuracy"]["cases"]["case_0"]
+
+
+def test_evaluate_takes_a_field_of_view_and_an_ignore_label(folders, tmp_path, capsys):
+    predictions, truth = folders
+    view = np.zeros((12, 12, 6))
+    view[:, :6] = 1
+    for index in range(3):
+        write_volume(tmp_path / "view" / f"case_{index}.nii.gz", view, dtype=np.uint8)
+    options = [
+        "--classes",
+        "3",
+        "--mask",
+        str(tmp_path / "view"),
+        "--ignore-label",
+        "2",
+        "--no-distances",
+        "--jobs",
+        "1",
+    ]
+    assert main(["medical", "evaluate", predictions, truth, *options, "--json", str(tmp_path / "o.json")]) == 0
+    assert "label 2 of the targets is scored nowhere" in capsys.readouterr().out
+    written = json.loads((tmp_path / "o.json").read_text())
+    assert written["classes"]["class_2"]["num_present"] == 0
+
+
+@pytest.mark.parametrize("options", [["--lesions", "liver"], ["--lesions", "--lesion-iou", "2"]])
+def test_evaluate_refuses_lesions_that_cannot_be_counted(folders, options, capsys):
+    assert main(["medical", "evaluate", *folders, "--classes", "3", *options]) == 2
+    assert "statefield: ConfigError" in capsys.readouterr().err
+
+
+def test_help_of_evaluate_has_examples(capsys):
+    with pytest.raises(SystemExit):
+        main(["medical", "evaluate", "--help"])
+    out = capsys.readouterr().out
+    assert "statefield medical evaluate predictions/ labels/ --labels background liver tumour --lesions tumour" in out
+    assert all(len(line) <= 120 for line in out.splitlines())
+
+
 def test_evaluate_with_an_error_exits_with_2_and_writes_nothing(folders, tmp_path, capsys):
     (tmp_path / "pred" / "case_1.nii.gz").unlink()
     assert main(["medical", "evaluate", *folders, "--json", str(tmp_path / "o.json")]) == 2
