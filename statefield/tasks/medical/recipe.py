@@ -75,8 +75,9 @@ class ModelConfig:
     """The net, the loss and the optimiser.
 
     Args:
-        net: a whole net of the field: lightm_unet, mhs_vm, residual_unet, u_mamba, vm_unet or xlstm_unet; null: an
-            encoder and a decoder. Where it is set, settings of encoder and decoder are not read.
+        net: a whole net of the field: lightm_unet, mhs_vm, segmamba, spatial_mamba_unet, u_mamba, vm_unet, xlstm_unet,
+            or one without scans: dynunet, residual_unet, segresnet; null: an encoder and a decoder. Where it is set,
+            settings of encoder and decoder are not read.
         net_args: further arguments of the net, e.g. {filters: 16}.
         encoder: a timm model name; `statefield models` lists ours.
         decoder: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet, segformer or
@@ -89,6 +90,8 @@ class ModelConfig:
             the encoder's own.
         deep_supervision: train the net's coarser outputs too, with weights 1, 1/2, 1/4, ...; for nets that have them
             (residual_unet, u_mamba, xlstm_unet, ...).
+        without_scan: replace every scan of the net by the identity; what remains is its control (`control` has a
+            setting of that name for it).
         weights: a safetensors file to start from: `weights.safetensors` of another run with the same net.
         loss: what is minimised.
         lr: the largest learning rate (AdamW).
@@ -107,6 +110,7 @@ class ModelConfig:
     encoder_args: dict[str, Any] = field(default_factory=dict)
     shuffle_rate: float | None = None
     deep_supervision: bool = False
+    without_scan: bool = False
     weights: Path | None = None
     loss: LossConfig = field(default_factory=LossConfig)
     lr: float = 1e-3
@@ -118,29 +122,33 @@ class ModelConfig:
     @property
     def name(self) -> str:
         """What tells the model from its control: the net's name, or the encoder's."""
-        return self.net or self.encoder
+        return (self.net or self.encoder) + (" without scan" if self.without_scan else "")
 
     @property
     def about(self) -> dict[str, str]:
         """What a file of its weights says of itself."""
-        return {"net": self.net} if self.net else {"encoder": self.encoder, "decoder": self.decoder}
+        about = {"net": self.net} if self.net else {"encoder": self.encoder, "decoder": self.decoder}
+        return about | ({"scans": "without scan"} if self.without_scan else {})
 
 
 @dataclass(frozen=True)
 class ControlConfig:
-    """A second model that is trained with the same data and schedule, for comparison: an encoder, or a whole net.
+    """A second model that is trained with the same data and schedule, for comparison: an encoder, a whole net, or the
+    model itself without its scans.
 
     Args:
         encoder: its timm model name; the decoder is that of `model`.
         encoder_args: its further arguments.
         net: a whole net instead, as in `model`, e.g. residual_unet.
         net_args: its further arguments.
+        without_scan: the model itself with every scan replaced by the identity; encoder and net are not set then.
     """
 
     encoder: str | None = None
     encoder_args: dict[str, Any] = field(default_factory=dict)
     net: str | None = None
     net_args: dict[str, Any] = field(default_factory=dict)
+    without_scan: bool = False
 
 
 @dataclass(frozen=True)
@@ -206,23 +214,33 @@ class SegmentationRecipe:
         return dataclasses.replace(self, run=run, fold=fold)
 
     def of_control(self, run: Path) -> SegmentationRecipe:
-        """The recipe of the control's run: the other encoder or net, all else equal.
+        """The recipe of the control's run: the other encoder or net, or the model without its scans, all else equal.
 
         Raises:
-            ConfigError: the control has neither encoder nor net, or both.
+            ConfigError: the control has none of the three, or more than one.
         """
         assert self.control is not None
-        if (self.control.encoder is None) == (self.control.net is None):
+        control = self.control
+        if [control.encoder is not None, control.net is not None, control.without_scan].count(True) != 1:
             raise ConfigError(
-                f"control has encoder {self.control.encoder!r} and net {self.control.net!r}: set one of them, e.g. "
-                "--control.encoder convnextv2_atto."
+                f"control has encoder {control.encoder!r}, net {control.net!r} and without_scan "
+                f"{control.without_scan}: set one of them, e.g. --control.encoder convnextv2_atto."
             )
+        if control.without_scan:
+            if self.model.without_scan:
+                raise ConfigError(
+                    "control.without_scan and model.without_scan are both true: the control would be the model. Set "
+                    "one of them to false."
+                )
+            model = dataclasses.replace(self.model, without_scan=True, weights=None)
+            return dataclasses.replace(self, run=run, model=model, control=None, threshold_baseline=False)
         model = dataclasses.replace(
             self.model,
-            net=self.control.net,
-            net_args=self.control.net_args,
-            encoder=self.control.encoder or self.model.encoder,
-            encoder_args=self.control.encoder_args,
+            net=control.net,
+            net_args=control.net_args,
+            without_scan=False,
+            encoder=control.encoder or self.model.encoder,
+            encoder_args=control.encoder_args,
             shuffle_rate=None,  # a setting of the encoder: a control that has it too gets it in its encoder_args
             weights=None,
         )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from statefield.backbones import without_scan
 from statefield.errors import ConfigError
 from statefield.tasks.common.config import InferenceConfig
 from statefield.tasks.common.data import CaseItem
@@ -65,6 +66,8 @@ class SegmentationTask(DensePredictionTask):
         self.roi: tuple[int, ...] | None = inference.roi or patch_size
         self.inference = dataclasses.replace(inference, mirror=False)
         self.net = _net(config, num_channels * (2 * slice_context + 1), len(classes), patch_size)
+        if config.without_scan:
+            without_scan(self.net)
         _require_window(self.net, patch_size, self.roi)
         loss = SegmentationLoss(config.loss, len(classes))
         self.loss = DeepSupervisionLoss(loss) if config.deep_supervision else loss

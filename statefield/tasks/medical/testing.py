@@ -334,11 +334,17 @@ def _notes(
         notes.append(f"Weights are those of epoch {main.best_epoch}, the best by mean Dice on the validation cases.")
     if controls:
         nets = (recipe.model.net, recipe.control.net if recipe.control else None)
-        notes.append(
-            "The control has the same decoder, data, schedule and seed; only its encoder differs."
-            if nets == (None, None)
-            else "The control has the same data, schedule and seed; it is another net."
-        )
+        if recipe.control is not None and recipe.control.without_scan:
+            notes.append(
+                "The control is the model itself with every scan replaced by the identity, and without the parameters "
+                "that only the scans read; data, schedule and seed are the same."
+            )
+        else:
+            notes.append(
+                "The control has the same decoder, data, schedule and seed; only its encoder differs."
+                if nets == (None, None)
+                else "The control has the same data, schedule and seed; it is another net."
+            )
     if thresholds is not None:
         notes.append(
             f"The thresholds ({thresholds['low']:g} and {thresholds['high']:g} in the image's units) are fitted on the "

@@ -162,8 +162,8 @@ class ResidualUNet(nn.Module):
         sides = self.image_size
         for s, (channels, depth) in enumerate(zip(features, depths, strict=True)):
             arriving = features[max(s - 1, 0)]
-            options = {"kernel_size": kernel_sizes[s], "stride": strides[s]}
-            self.encoder.append(_blocks(spatial_dims, arriving, channels, depth, **options))
+            options: dict[str, Any] = {"kernel_size": kernel_sizes[s], "stride": strides[s]}
+            self.encoder.append(self.stage(s, arriving, channels, depth, **options))
             if sides is not None:
                 sides = tuple(side // step for side, step in zip(sides, per_axis[s], strict=True))
             self.layers.append(self.layer(s, n, channels, kernel_sizes[s], sides))
@@ -178,7 +178,7 @@ class ResidualUNet(nn.Module):
                     kernel_size=kernel_sizes[s],
                     stride=strides[s + 1],
                     depth=depth,
-                    skips=spatial_dims == 3 or s > 0,  # the authors' 2-D nets leave out the join at full size
+                    skips=self.joins(s),
                 )
             )
         self.pruned_parts = () if deep_supervision else tuple(f"decoder.{place}.head" for place in range(n - 2))
@@ -187,6 +187,16 @@ class ResidualUNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, a=1e-2)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def stage(
+        self, stage: int, arriving: int, channels: int, depth: int, *, kernel_size: Size, stride: Size
+    ) -> nn.Module:
+        """A stage of the encoder, [B, arriving, *S] -> [B, channels, *S / stride]."""
+        return _blocks(self.spatial_dims, arriving, channels, depth, kernel_size=kernel_size, stride=stride)
+
+    def joins(self, stage: int) -> bool:
+        """Whether the decoder joins this stage's map. The authors' 2-D nets leave out the join at full size."""
+        return self.spatial_dims == 3 or stage > 0
 
     def layer(
         self, stage: int, stages: int, channels: int, kernel_size: Size, sides: tuple[int, ...] | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -19,9 +20,12 @@ from statefield.tasks.medical.recipe import ControlConfig, DataConfig, ModelConf
 from statefield.tasks.medical.run import load_run, train
 
 TINY = {
+    "dynunet": {"features": [4, 8, 8]},
     "lightm_unet": {"filters": 8, "depths": [1, 1], "decoder_depths": [1]},
     "mhs_vm": {"dims": 8, "depths": [1, 1], "decoder_depths": [1, 1], "d_state": 2},
     "residual_unet": {"features": [4, 8], "depths": [1, 1], "decoder_depths": [1]},
+    "segresnet": {"filters": 8, "depths": [1, 1], "decoder_depths": [1]},
+    "spatial_mamba_unet": {"features": [4, 8], "depths": [1, 1]},
     "u_mamba": {"features": [4, 8], "depths": [1, 1], "decoder_depths": [1]},
     "vm_unet": {"dims": 8, "depths": [1, 1], "decoder_depths": [1, 1], "d_state": 2},
     "xlstm_unet": {"features": [4, 8], "depths": [1, 1], "decoder_depths": [1]},
@@ -80,8 +84,38 @@ def test_a_whole_net_trains_beside_its_control_and_is_loaded_again(tmp_path):
     assert "vm_unet" in report and "it is another net" in report
 
 
-@pytest.mark.parametrize("control", [ControlConfig(), ControlConfig("test_convnext", net="residual_unet")])
-def test_a_control_is_an_encoder_or_a_net(tmp_path, control):
+def test_the_control_may_be_the_model_without_its_scans(tmp_path):
+    train(_recipe(write_pairs(tmp_path / "data", num_cases=6), tmp_path / "run", ControlConfig(without_scan=True)))
+    folder = RunFolder(tmp_path / "run")
+    model, control = json.loads(folder.metrics.read_text())["comparison"][:2]
+    assert [model["name"], control["name"]] == ["vm_unet", "vm_unet without scan"]
+    whole, local = read_weights(folder.weights), read_weights(folder.control.weights)
+    assert {name.rsplit(".")[-1] for name in whole.keys() - local.keys()} == {
+        "x_proj", "dt_proj", "dt_bias", "A_log", "D"
+    }  # fmt: skip
+    assert {name: value.shape for name, value in local.items()} == {name: whole[name].shape for name in local}
+    assert load_run(folder.control.root).recipe.model.without_scan
+    assert "every scan replaced by the identity" in folder.report.read_text()
+
+
+def test_a_net_that_has_no_scan_has_no_control_without_it(tmp_path):
+    recipe = _recipe(write_pairs(tmp_path / "data", num_cases=6), tmp_path / "run", ControlConfig(without_scan=True))
+    model = ModelConfig(net="segresnet", net_args=TINY["segresnet"])
+    with pytest.raises(ConfigError, match="no scan that could be left out"):
+        train(dataclasses.replace(recipe, model=model))
+    with pytest.raises(ConfigError, match="the control would be the model"):
+        train(dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, without_scan=True)))
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        ControlConfig(),
+        ControlConfig("test_convnext", net="residual_unet"),
+        ControlConfig("test_convnext", without_scan=True),
+    ],
+)
+def test_a_control_is_an_encoder_or_a_net_or_the_model_without_its_scans(tmp_path, control):
     with pytest.raises(ConfigError, match="set one of them"):
         train(_recipe(write_pairs(tmp_path / "data", num_cases=6), tmp_path / "run", control))
     assert not (tmp_path / "run").exists()
