@@ -109,8 +109,10 @@ class _Planner:
         value = plain(value)
         if name in self.given:
             chosen = plain(self.given[name])
-            same = "as planned" if chosen == value else f"the plan would be {flow(value)}: {reason}"
-            self.decisions.append(Decision(name, chosen, f"given; {same}", given=True))
+            if not reason.startswith("given"):  # what was decided without it
+                same = chosen == value
+                reason = "given; as planned" if same else f"given; the plan would be {flow(value)}: {reason}"
+            self.decisions.append(Decision(name, chosen, reason, given=True))
             return chosen
         self.decisions.append(Decision(name, value, reason))
         return value
@@ -368,7 +370,7 @@ class _Planner:
 
     def _stage_settings(self, name: str, topology: Topology) -> None:
         halvings = topology.halvings
-        often = f"{halvings[0]} times" if len(set(halvings)) == 1 else f"{', '.join(map(str, halvings))} times"
+        often = " and ".join(dict.fromkeys(_times(count) for count in halvings))
         why = f"axes are halved {often}, down to no less than {SMALLEST_EDGE} voxels"
         is_thin = any(1 in kernel for kernel in topology.kernel_sizes)
         if is_thin:
@@ -488,6 +490,10 @@ class _Planner:
 def _no_spacing(unknown: int, cases: int) -> str:
     who = "no file states" if unknown == cases else f"{unknown} of {cases} files do not state"
     return f"{who} a spacing, so that nothing can be brought to one"
+
+
+def _times(count: int) -> str:
+    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _by(size: tuple[int, ...]) -> str:
