@@ -97,6 +97,22 @@ def test_evaluate_refuses_lesions_that_cannot_be_counted(folders, options, capsy
     assert "statefield: ConfigError" in capsys.readouterr().err
 
 
+def test_report_of_evaluate_is_one_page_with_scores_and_pictures(folders, tmp_path, capsys):
+    page = tmp_path / "reports" / "page.html"
+    names = ["--labels", "ground", "small", "large", "--jobs", "1"]
+    assert (
+        main(["medical", "evaluate", *folders, *names, "--report", str(page), "--json", str(tmp_path / "o.json")]) == 0
+    )
+    assert "page.html" in capsys.readouterr().out
+    assert [path.name for path in page.parent.iterdir()] == ["page.html"]
+    text = page.read_text()
+    dice = json.loads((tmp_path / "o.json").read_text())["metrics"]["Dice"]
+    assert f"{dice['classes']['large']['case_mean']:.3f}" in text
+    assert text.count("data:image/png;base64") >= 3 * 4  # best, median, worst: image, truth, prediction, errors
+    assert "http" not in text.replace("http://www.w3.org", "")
+    assert "statefield medical evaluate" in text
+
+
 def test_help_of_evaluate_has_examples(capsys):
     with pytest.raises(SystemExit):
         main(["medical", "evaluate", "--help"])
@@ -128,6 +144,15 @@ def test_datasets_lists_every_layout_with_its_tree(capsys):
     for name, adapter in ADAPTERS.items():
         assert name in out
         assert adapter.layout.splitlines()[-1].strip() in out
+        assert f"source: {adapter.about.source}" in out
+        assert f"terms:  {adapter.about.terms}" in out
+
+
+def test_datasets_prints_its_table_for_the_documents(capsys):
+    assert main(["datasets", "--table"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split("`")[1] for row in rows[2:]] == sorted(ADAPTERS)
+    assert len({row.count("|") for row in rows}) == 1
 
 
 def test_datasets_tells_the_layout_and_counts_its_cases(tmp_path, capsys):

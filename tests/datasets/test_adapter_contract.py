@@ -23,7 +23,7 @@ from fakes.published import (
     write_umamba,
 )
 
-from statefield.datasets import ADAPTERS, SPLITS, DatasetAdapter, open_dataset, recognise
+from statefield.datasets import ADAPTERS, SPLITS, DatasetAdapter, mismatches, open_dataset, recognise
 from statefield.datasets.sample import UNLABELLED
 from statefield.errors import ConfigError, DatasetLayoutError, UnknownName
 
@@ -99,6 +99,33 @@ def test_layout_is_recognised_and_described(dataset):
     assert info.channels
 
 
+def test_no_other_layout_claims_the_folder(dataset):
+    name, root = dataset
+    if root is not None:
+        reasons = mismatches(root)
+        assert [other for other, reason in reasons.items() if reason is None] == [name]
+        assert set(reasons) == {other for other, adapter in ADAPTERS.items() if not adapter.embedded}
+
+
+def test_records_are_sorted_name_their_files_and_keep_patients_whole(dataset):
+    name, root = dataset
+    adapter, _ = open_dataset(root, name)
+    seen: dict[str, str] = {}
+    for split in SPLITS:
+        for record in _records(adapter, root, split):
+            assert all(path.is_file() for path in record.images)
+            assert (record.mask is not None) == (split != "unlabelled")
+            assert record.mask is None or record.mask.is_file()
+            if record.group:
+                assert seen.setdefault(record.group, split) == split
+
+
+def test_every_layout_says_whose_it_is_and_on_which_terms(dataset):
+    name, _ = dataset
+    about = dataclasses.asdict(ADAPTERS[name].about)
+    assert all(text == text.strip() and text for text in about.values())
+
+
 def test_labelled_splits_are_filled_disjoint_and_stable(dataset):
     name, root = dataset
     adapter, _ = open_dataset(root, name)
@@ -150,8 +177,10 @@ def test_unknown_split_and_unknown_option_are_refused(dataset):
 
 
 def test_seed_option_changes_the_split_of_every_layout_that_draws_one(tmp_path):
-    for write in (write_pairs, write_msd, write_nnunet):
-        root = write(tmp_path / write.__name__, num_cases=12)
+    sizes = {write: {"num_cases": 12} for write in (write_pairs, write_msd, write_nnunet, write_lits, write_shenzhen)}
+    sizes |= dict.fromkeys((write_acdc, write_acdc_h5, write_btcv, write_drive, write_isbi2012, write_montgomery), {})
+    for write, size in sizes.items():
+        root = write(tmp_path / write.__name__, **size)
         drawn = {
             tuple(r.case for r in open_dataset(root, "auto", {"seed": s})[0].records(root, "train")) for s in range(4)
         }
