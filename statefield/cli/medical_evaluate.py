@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,13 @@ def evaluate(argv: list[str]) -> int:
     if arguments.csv is not None:
         write_text(arguments.csv, _csv(evaluation))
         console.print(f"written: {arguments.csv} (one row a case and class)", soft_wrap=True)
+    if arguments.report is not None:
+        from statefield.tasks.medical.evaluation_report import write_evaluation_report
+
+        command = shlex.join(["statefield", "medical", "evaluate", *argv])
+        title = f"{arguments.predictions} against {arguments.targets}"
+        write_evaluation_report(arguments.report, evaluation, title=title, commands=[command])
+        console.print(f"written: {arguments.report} (scores, and the best, median and worst case)", soft_wrap=True)
     return 0
 
 
@@ -121,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result as JSON")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page with scores and pictures")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write one row for each case and class")
     return parser
 

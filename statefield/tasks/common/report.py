@@ -238,7 +238,7 @@ def _draw_cases(
 ) -> tuple[list[_Shown], list[tuple[str, list[Pixels], float]]]:
     shown: list[_Shown] = []
     sheet: list[tuple[str, list[Pixels], float]] = []
-    for rank, view, slice_index, scores in _chosen(cases):
+    for rank, view, slice_index, scores in _chosen(cases, len(classes)):
         panels, aspect = _panels(view, slice_index, len(classes))
         volume = view.image.ndim == 4
         note = f"axial slice {slice_index} of {view.image.shape[1]} (counted from 0)" if volume else ""
@@ -251,38 +251,43 @@ def _draw_cases(
     return shown, sheet
 
 
-def _chosen(cases: Sequence[CaseView]) -> list[tuple[str, CaseView, int, Mapping[str, float]]]:
+def _chosen(cases: Sequence[CaseView], num_classes: int) -> list[tuple[str, CaseView, int, Mapping[str, float]]]:
     """(rank, case, slice, scores) of what to draw; the slice of a plain image is 0."""
     if len(cases) == 1 and cases[0].image.ndim == 4:
         view = cases[0]
-        worth = _slices_worth_seeing(view)
-        dice = [_slice_dice(view.target[index], view.prediction[index]) for index in worth]
+        worth = _slices_worth_seeing(view, num_classes)
+        dice = [_slice_dice(view.target[index], view.prediction[index], num_classes) for index in worth]
         return [
             (f"{rank} slice", view, worth[position], {"mean Dice of the classes in this slice": dice[position]})
             for rank, position in representative(dice).items()
         ]
     picks = representative([next(iter(view.scores.values()), math.nan) for view in cases])
     return [
-        (f"{rank} case", cases[index], _fullest_slice(cases[index]), cases[index].scores)
+        (f"{rank} case", cases[index], _fullest_slice(cases[index], num_classes), cases[index].scores)
         for rank, index in picks.items()
     ]
 
 
-def _fullest_slice(view: CaseView) -> int:
+def _fullest_slice(view: CaseView, num_classes: int) -> int:
     """The slice with most true foreground."""
-    if view.target.ndim == 2:
-        return 0
-    return int(np.argmax((view.target > 0).sum(axis=(1, 2))))
+    return 0 if view.target.ndim == 2 else int(np.argmax(_foreground(view, num_classes)))
 
 
-def _slices_worth_seeing(view: CaseView) -> list[int]:
+def _foreground(view: CaseView, num_classes: int) -> Array:
+    """Pixels of true foreground in each slice of a volume; unlabelled ones are none."""
+    return ((view.target > 0) & (view.target < num_classes)).sum(axis=(1, 2))
+
+
+def _slices_worth_seeing(view: CaseView, num_classes: int) -> list[int]:
     """Slices with at least a quarter of the foreground of the fullest one: a score of a few pixels says little."""
-    foreground = (view.target > 0).sum(axis=(1, 2))
+    foreground = _foreground(view, num_classes)
     return [int(index) for index in np.flatnonzero(foreground >= max(foreground.max() / 4, 1))]
 
 
-def _slice_dice(target: Array, prediction: Array) -> float:
-    """Mean Dice of the foreground classes that the slice's truth or prediction holds."""
+def _slice_dice(target: Array, prediction: Array, num_classes: int) -> float:
+    """Mean Dice of the foreground classes that the slice's truth or prediction holds, among its labelled pixels."""
+    labelled = (target >= 0) & (target < num_classes)
+    target, prediction = target[labelled], prediction[labelled]
     classes = [int(index) for index in np.union1d(target, prediction) if index > 0]
     dice = [
         2

@@ -23,13 +23,16 @@ OnCase = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of every case. classes_from says where the classes come from; unmatched lists predictions left out."""
+    """The scores of every case. classes_from says where the classes come from; unmatched lists predictions left out;
+    pairs are the files that were scored.
+    """
 
     metrics: SegmentationMetrics
     state: SegmentationState
     classes_from: str
     unmatched: tuple[str, ...]
     ignore_label: int | None = None
+    pairs: tuple[LabelPair, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """`SegmentationMetrics.summarise`, with where the classes come from and which predictions had no target."""
@@ -105,7 +108,7 @@ def evaluate_folders(
         state = state + scored
         if on_case is not None:
             on_case(case)
-    return Evaluation(metrics, state, classes_from, tuple(unmatched), ignored)
+    return Evaluation(metrics, state, classes_from, tuple(unmatched), ignored, tuple(pairs))
 
 
 def score_pair(

@@ -182,7 +182,7 @@ def finish(
         cases=main.scored.views,
         history=history,
         classes=info.classes,
-        metrics=_metric_rows(summary, info.classes),
+        metrics=metric_rows(summary, info.classes),
         comparison=rows if len(rows) > 1 else None,
         tables=tables,
         notes=[*notes, *_notes(recipe, main, controls, thresholds)],
@@ -309,7 +309,8 @@ def _cards(main: Contender, info: DatasetInfo) -> dict[str, Value]:
     return cards
 
 
-def _metric_rows(summary: Mapping[str, Any], classes: Sequence[str]) -> list[MetricRow]:
+def metric_rows(summary: Mapping[str, Any], classes: Sequence[str]) -> list[MetricRow]:
+    """The report's table of metrics: each pooled, where it can be, and as a mean over cases."""
     rows = []
     for name, entry in summary["metrics"].items():
         better = entry["better"]
