@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -177,10 +178,10 @@ def test_unknown_split_and_unknown_option_are_refused(dataset):
 
 
 def test_seed_option_changes_the_split_of_every_layout_that_draws_one(tmp_path):
-    sizes = {write: {"num_cases": 12} for write in (write_pairs, write_msd, write_nnunet, write_lits, write_shenzhen)}
-    sizes |= dict.fromkeys((write_acdc, write_acdc_h5, write_btcv, write_drive, write_isbi2012, write_montgomery), {})
-    for write, size in sizes.items():
-        root = write(tmp_path / write.__name__, **size)
+    of_twelve = [partial(write, num_cases=12) for write in (write_pairs, write_msd, write_nnunet, write_lits)]
+    others = (write_acdc, write_acdc_h5, write_btcv, write_drive, write_isbi2012, write_montgomery, write_shenzhen)
+    for index, write in enumerate((*of_twelve, *others)):
+        root = write(tmp_path / str(index))
         drawn = {
             tuple(r.case for r in open_dataset(root, "auto", {"seed": s})[0].records(root, "train")) for s in range(4)
         }
