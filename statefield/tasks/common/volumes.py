@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,7 +147,7 @@ class VolumeStore:
         if keep:
             self._note(record.case, grid, sample["meta"], present)
         if keep and self.folder is not None:
-            stem = record.case.replace("/", "_")
+            stem = quote(record.case, safe="")  # a case of its own file, whatever its name holds
             image = _mapped(self.folder / f"{stem}.image.npy", image)
             mask = _mapped(self.folder / f"{stem}.mask.npy", mask)
         return Volume(image, mask, present, sample["meta"], spacing)

@@ -191,6 +191,14 @@ def test_cases_on_disk_are_mapped_and_hold_what_those_in_memory_do(tmp_path):
     np.testing.assert_array_equal(disk.mask, memory.mask)
 
 
+def test_cases_whose_names_differ_by_a_slash_have_files_of_their_own(tmp_path):
+    cases = {"a/b": _case((4, 6, 6), (1.0, 1.0, 1.0), seed=0), "a_b": _case((4, 6, 6), (1.0, 1.0, 1.0), seed=1)}
+    store = _store(cases, spacing=None, folder=tmp_path)
+    first, second = (store.load(Record(name, ())) for name in cases)
+    assert not np.array_equal(first.image, second.image)
+    assert len(list(tmp_path.rglob("*.npy"))) == 4
+
+
 def _data(workers: int, **settings) -> PatchData:
     cases = {name: _case((8, 16, 16), (1.0, 1.0, 1.0), seed=seed) for seed, name in enumerate("abc")}
     defaults = {"patch_size": (4, 8, 8), "slice_context": 0, "augment": "medical", "foreground": 0.5}

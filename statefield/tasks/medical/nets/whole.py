@@ -79,6 +79,20 @@ class WholeNet(nn.Module):
                     f"{reason}, and {tuple(sides)} are not multiples of {self.multiples}, by which the net shrinks its "
                     "maps: choose such sides for data.patch_size (or image_size in net_args)."
                 )
+        if image_size is not None:
+            self._require_variance(name, image_size)
+
+    def _require_variance(self, name: str, image_size: Sequence[int]) -> None:
+        """Raise `ConfigError` where an instance norm would see a single pixel, which has no variance to train with."""
+        norms = (nn.InstanceNorm2d, nn.InstanceNorm3d)
+        if any(side > step for side, step in zip(image_size, self.multiples, strict=True)):
+            return
+        if any(isinstance(module, norms) for module in self.body.modules()):
+            raise ConfigError(
+                f"data.patch_size = {tuple(image_size)}: the net {name!r} shrinks it by {self.multiples} to a single "
+                "pixel, which its norms cannot be trained with. Choose a patch that is larger along one axis at least, "
+                "or a net of fewer stages."
+            )
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         """Raw logits [B, K, *S] of `image` [B, C, *S]; any sides >= 1. A list of them: see the class."""
