@@ -25,6 +25,7 @@ examples:
   statefield medical plan data/Task09_Spleen
   statefield medical plan data/Task09_Spleen --output spleen.yaml --device gpu --memory 24GB --control
   statefield medical plan data/DRIVE --output drive.yaml --data.patch_size "[256, 256]"
+  statefield medical plan --layout mni152 --output brain.yaml    data that an installed package ships
   statefield medical train --config spleen.yaml
 """
 
@@ -140,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("data", metavar="DATA", type=Path, help="the dataset's folder")
+    add("data", metavar="DATA", type=Path, nargs="?", help="the dataset's folder; embedded layouts (mni152) need none")
     add("--layout", default="auto", help="its layout (default: recognised; `statefield datasets` lists them)")
     add("-o", "--output", type=Path, default=Path("recipe.yaml"), help="the recipe's file (default: recipe.yaml)")
     add(

@@ -167,6 +167,15 @@ def test_plan_false_leaves_the_defaults(tmp_path):
 # real data
 
 
+def test_embedded_data_are_planned_without_a_folder(tmp_path):
+    pytest.importorskip("nilearn", reason="ships the data (pip install statefield[demo])")
+    recipe = tmp_path / "brain.yaml"
+    assert main(["medical", "plan", "--layout", "mni152", "-o", str(recipe), "--device", "cpu", "--memory", "1"]) == 0
+    data = read_recipe(recipe).data
+    assert (data.root, data.layout, data.num_classes, data.spacing) == (None, "mni152", 3, (1.0, 1.0, 1.0))
+    assert data.normalisation.method == "zscore_nonzero"  # the template's ground is 0
+
+
 @pytest.mark.shared_data
 def test_real_ct_and_mr_volumes(tmp_path):
     import shutil

@@ -370,7 +370,7 @@ class _Planner:
 
     def _stage_settings(self, name: str, topology: Topology) -> None:
         halvings = topology.halvings
-        often = " and ".join(dict.fromkeys(_times(count) for count in halvings))
+        often = _times(halvings[0]) if len(set(halvings)) == 1 else ", ".join(map(_times, halvings))
         why = f"axes are halved {often}, down to no less than {SMALLEST_EDGE} voxels"
         is_thin = any(1 in kernel for kernel in topology.kernel_sizes)
         if is_thin:
