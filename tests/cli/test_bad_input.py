@@ -53,11 +53,11 @@ def _said(capsys: pytest.CaptureFixture) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
-def _train(data: Path) -> int:
+def _train(data: Path, *options: str) -> int:
     """Train by a recipe, so that no plan is made, which would read every case first."""
     recipe = data.parent / "recipe.yaml"
     recipe.write_text(f"run: {data.parent / 'run'}\ndata: {{root: {data}}}\n")
-    return main(["medical", "train", "--config", str(recipe), *SETTINGS])
+    return main(["medical", "train", "--config", str(recipe), *SETTINGS, *options])
 
 
 def _refuses_to_train(data: Path, reason: str, capsys: pytest.CaptureFixture, *names: str) -> None:
@@ -344,12 +344,21 @@ def test_train_says_what_is_odd_and_goes_on(data: Path, caplog) -> None:
         write_volume(data / "images" / name, np.full((20, 24, 8), 7), sizes)
         labels = np.zeros((20, 24, 8)) if index < 3 else _sound_labels()
         write_volume(data / "labels" / name, labels, sizes, np.float32)
-    assert _train(data) == 0
+    assert _train(data, "--metrics.lesions", "[small]") == 0
     said = " ".join(caplog.text.split())
     assert re.search(r"every value of channel 0 is 7: it shows nothing", said)
     assert re.search(r"labels are stored as float32", said)
     assert re.search(r"\d of 5 cases show nothing but background: case_00", said)
     assert re.search(r"slices 2\.5 to 5 mm.*Set data\.spacing, say to their medians \[5, 0\.9, 0\.8\]", said)
+    scored = json.loads((data.parent / "run" / "metrics.json").read_text())["model"]["test"]
+    assert set(scored["lesions"]) == {"small"}
+    assert "lesion_F1_any" in scored["metrics"]
+
+
+def test_lesions_of_a_class_that_is_not_there_are_refused_before_training(data: Path, capsys) -> None:
+    assert _train(data, "--metrics.lesions", "[liver]") == 2
+    assert "lesions names 'liver'; classes among small, large are needed" in _said(capsys)
+    assert not (data.parent / "run").exists()
 
 
 PICTURE_MASKS = [
