@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +36,23 @@ TINY = {
 
 def test_every_net_in_two_dimensions_is_tried_here():
     assert set(TINY) == set(NETS) - {"segmamba"}
+
+
+def test_the_documents_tell_of_every_net_its_class_dimensions_and_parameters():
+    text = (Path(__file__).parents[4] / "docs" / "medical.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (`\w+` \| [23, ]+ \| [^|]+) \|", text, flags=re.MULTILINE))
+    assert set(rows) == set(NETS)
+    plans: dict[str, dict[str, Any]] = {  # what a row says of its size where the net has no one default
+        "u_mamba": {"features": (32, 64, 128, 256, 512, 512, 512)},
+        "xlstm_unet": {"features": (32, 64, 128, 256, 512)},
+    }
+    for name, cls in NETS.items():
+        shown, dimensions, size = rows[name].split(" | ")
+        assert (shown, dimensions) == (f"`{cls.__name__}`", ", ".join(map(str, cls.dimensions)))
+        with torch.device("meta"):
+            nets = [cls(dims, 1, 2, **plans.get(name, {})) for dims in cls.dimensions]
+        counts = [f"{sum(parameter.numel() for parameter in net.parameters()) / 1e6:.1f} M" for net in nets]
+        assert name == "residual_unet" or any(size.startswith(count) for count in (", ".join(counts), counts[0])), name
 
 
 @pytest.mark.parametrize("name", TINY)
