@@ -160,7 +160,7 @@ class SegmentationMetrics:
             labelled = wanted != UNLABELLED
             known = None if labelled.all() else labelled
             if known is not None:
-                predicted = np.where(labelled, predicted, UNLABELLED)
+                predicted = np.where(labelled, predicted, np.int32(UNLABELLED))  # unsigned labels have no -1
             boxes = _boxes(predicted, wanted, len(self.classes))
             if self.distances:
                 values |= self._distance_scores(predicted, wanted, known, spacing, boxes)

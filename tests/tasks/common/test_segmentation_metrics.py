@@ -158,6 +158,7 @@ def test_no_score_depends_on_what_is_predicted_where_no_label_is():
     predictions = rng.integers(0, 3, (2, 9, 10, 11))
     predictions[1, :, :6] = predictions[0, :, :6]
     metrics = SegmentationMetrics(CLASSES, lesions=True, lesion_iou=0.1)
+    predictions = predictions[0].astype(np.uint8), predictions[1]  # predictions are often unsigned
     first, second = (metrics.observe(p, target, case="a", spacing=(2.0, 1.0, 1.0)).cases["a"] for p in predictions)
     for name in metrics.names:
         np.testing.assert_array_equal(first.values[name], second.values[name])
