@@ -171,6 +171,16 @@ def test_a_net_of_volumes_predicts_on_the_grid_of_the_file_with_as_little_memory
     assert np.array_equal(load_postprocessing(folder)(expected.labels), written)
 
 
+def test_the_labels_of_the_test_are_those_of_predict(trained_on_volumes: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, images = trained_on_volumes
+    tested = sorted((folder / "predictions").glob("*.nii.gz"))
+    assert tested
+    words = ["medical", "predict", "--run", str(folder), *(str(images / path.name) for path in tested)]
+    assert main([*words, "--device", "cpu", "--output", str(tmp_path)]) == 0
+    for path in tested:
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
 def test_two_runs_predict_the_mean_of_their_probabilities(
     trained_on_volumes: tuple[Path, Path], tmp_path: Path
 ) -> None:

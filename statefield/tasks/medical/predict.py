@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from statefield.datasets.adapter import load_files
 from statefield.datasets.readers.image import write_mask
+from statefield.datasets.readers.limits import memory_limit_bytes
 from statefield.datasets.readers.mapped import Workspace, available_bytes
 from statefield.datasets.readers.nifti import SUFFIXES as NIFTI_SUFFIXES
 from statefield.datasets.readers.nifti import restore, write_nifti, write_voxels
@@ -248,7 +249,8 @@ def _open(case: InputCase, info: DatasetInfo, workspace: Workspace) -> tuple[Sou
         # decoded as stored, turned and as float32, with a mark per voxel while they are checked
         sizes = [stored_size(path) for path in case.files]
         needed = sum(count * (dtype.itemsize + 4 + 4 + 1) for count, dtype in sizes)
-        if not workspace.fits(needed):
+        largest = max(count * max(dtype.itemsize, 4) for count, dtype in sizes)
+        if not workspace.fits(needed) or largest > memory_limit_bytes():
             mapped = map_case(case.files, workspace, case=case.name)
             if mapped.shape[0] != len(info.channels):
                 raise ShapeError(
