@@ -69,6 +69,8 @@ def train(argv: list[str]) -> int:
             announce=lambda line: console.print(line, highlight=False, markup=False),
             progress=progress,
         )
+    if result is None:  # one of several processes: the first one speaks
+        return 0
     _print_result(result)
     print(f"\nto go on:\n  statefield medical predict --run {recipe.run} IMAGE --output LABELS")
     return 0

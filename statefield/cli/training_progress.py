@@ -28,7 +28,7 @@ class TrainingBar(Callback):
         self._task = TaskID(0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.console.is_terminal:
+        if not self.console.is_terminal or not trainer.is_global_zero:
             return
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
@@ -57,7 +57,7 @@ class TrainingBar(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {_scores(pl_module)}"
-        if self._bar is None:
+        if self._bar is None and trainer.is_global_zero:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

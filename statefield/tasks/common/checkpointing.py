@@ -156,7 +156,7 @@ class RunCheckpoints(Callback):
         self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.history:
+        if self.history and trainer.is_global_zero:
             write_history(self.folder.history, self.history)
 
     def on_train_batch_end(
@@ -185,10 +185,11 @@ class RunCheckpoints(Callback):
             self.best_score, self.best_epoch = score, trainer.current_epoch + 1
             trainer.save_checkpoint(self.folder.best, weights_only=True)
         self._save_last(trainer)
-        write_history(self.folder.history, self.history)
+        if trainer.is_global_zero:
+            write_history(self.folder.history, self.history)
 
     def _save_last(self, trainer: Trainer) -> None:
-        if self.folder.last.exists():
+        if trainer.is_global_zero and self.folder.last.exists():
             keep_previous(self.folder.last, self.folder.previous)
         trainer.save_checkpoint(self.folder.last)
 

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.strategies import ModelParallelStrategy
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
@@ -17,6 +18,7 @@ from statefield.errors import ConfigError, DataError
 from statefield.tasks.common.augment import build_augmentation
 from statefield.tasks.common.augment_volumes import build_volume_augmentation
 from statefield.tasks.common.config import AugmentPreset, TransformConfig
+from statefield.tasks.common.parallel import num_processes, rank, share_of_batch
 from statefield.tasks.common.patches import PatchDataset, PatchItem, PositionSampler, SlicePatches, VolumePatches
 from statefield.tasks.common.volumes import Volume, VolumeStore
 
@@ -107,12 +109,17 @@ class PatchData(LightningDataModule):
         log.info("%d training patches in a pass, %d steps per epoch", len(self._patches), self.steps_per_epoch)
 
     def train_dataloader(self) -> DataLoader[PatchItem]:
+        share = share_of_batch(self.batch_size)
         sampler = PositionSampler(
-            self._batches_done, batches_per_epoch=self.steps_per_epoch, batch_size=self.batch_size
+            self._batches_done,
+            batches_per_epoch=self.steps_per_epoch,
+            batch_size=self.batch_size,
+            rank=rank(),
+            num_processes=num_processes(),
         )
         return DataLoader(
             self._patches,
-            batch_size=self.batch_size,
+            batch_size=share,
             sampler=sampler,
             num_workers=self.workers,
             persistent_workers=False,
@@ -120,7 +127,14 @@ class PatchData(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[CaseItem]:
-        return DataLoader(self._val, batch_size=None, collate_fn=_as_it_is, generator=torch.Generator())
+        assert self.trainer is not None
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            cases = list(range(len(self._val)))  # a sharded net computes in all processes at once, so on equal windows
+        else:
+            # Equally many for each process; where they do not divide, some cases are seen twice and count once.
+            each = -(-len(self._val) // num_processes())
+            cases = [(rank() + step * num_processes()) % len(self._val) for step in range(each)]
+        return DataLoader(self._val, batch_size=None, sampler=cases, collate_fn=_as_it_is, generator=torch.Generator())
 
     def _batches_done(self) -> int:
         assert self.trainer is not None

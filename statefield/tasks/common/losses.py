@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from statefield.errors import ConfigError, ShapeError
 from statefield.tasks.common.config import UNLABELLED, LossConfig
+from statefield.tasks.common.parallel import num_processes, summed
 
 
 class SegmentationLoss(nn.Module):
@@ -67,26 +68,47 @@ class SegmentationLoss(nn.Module):
             )
         logits = logits.float()  # Dice sums over many pixels: half precision would lose small structures
         total = logits.sum() * 0.0
-        if not (target != UNLABELLED).any():
+        if not summed((target != UNLABELLED).sum()):
             return total  # the mean over no pixel would be NaN
         if self.config.dice_weight:
-            total = total + self.config.dice_weight * self.dice(logits, target.unsqueeze(1))
+            total = total + self.config.dice_weight * self._dice_term(logits, target)
         if self.config.pixel_weight:
             total = total + self.config.pixel_weight * self._pixel_term(logits, target)
         if self.config.boundary_weight:
             total = total + self.config.boundary_weight * self._boundary_term(logits, target)
         return total
 
+    def _dice_term(self, logits: Tensor, target: Tensor) -> Tensor:
+        if num_processes() == 1:
+            return self.dice(logits, target.unsqueeze(1))
+        if not self.config.pooled_dice:
+            return _mean_of_all(self.dice(logits, target.unsqueeze(1)), logits.new_tensor(float(len(logits))))
+        # MONAI's formula from sums over all processes, which its class does not take
+        labelled = (target != UNLABELLED).unsqueeze(1)
+        one_hot = functional.one_hot(target.clamp(min=0), logits.shape[1]).movedim(-1, 1) * labelled
+        probabilities = logits.softmax(dim=1) * labelled
+        axes = (0, *range(2, logits.ndim))
+        sums = ((probabilities * one_hot).sum(axes), probabilities.sum(axes) + one_hot.sum(axes))
+        both, either = summed(torch.stack(sums))[:, 0 if self.config.include_background else 1 :]
+        return (1 - (2 * both + self.dice.smooth_nr) / (either + self.dice.smooth_dr)).mean()
+
     def _pixel_term(self, logits: Tensor, target: Tensor) -> Tensor:
         if self.config.kind == "dice_focal":
-            return self.focal(logits, target.unsqueeze(1))
-        return functional.cross_entropy(
-            logits,
-            target,
-            weight=self.class_weights,
-            ignore_index=UNLABELLED,
-            label_smoothing=self.config.label_smoothing,
-        )
+            mean = self.focal(logits, target.unsqueeze(1))
+            weights = None
+        else:
+            weights = self.class_weights
+            mean = functional.cross_entropy(
+                logits,
+                target,
+                weight=weights,
+                ignore_index=UNLABELLED,
+                label_smoothing=self.config.label_smoothing,
+            )
+        if num_processes() == 1:
+            return mean
+        labelled = target[target != UNLABELLED]  # what the mean divides by: their number, or the sum of their weights
+        return _mean_of_all(mean, (torch.ones_like(labelled) if weights is None else weights[labelled]).sum().float())
 
     def _boundary_term(self, logits: Tensor, target: Tensor) -> Tensor:
         """The mean over labelled pixels and foreground classes k of `p_k * phi_k`.
@@ -102,7 +124,13 @@ class SegmentationLoss(nn.Module):
         foreground = one_hot.movedim(-1, 1)[:, 1:]
         distance = self.boundary.compute_distance_map(foreground.float()).to(logits)
         weighted = logits.softmax(dim=1)[:, 1:] * distance * labelled.unsqueeze(1)
-        return weighted.sum() / (labelled.sum() * foreground.shape[1])
+        return summed(weighted.sum()) / (summed(labelled.sum()) * foreground.shape[1])
+
+
+def _mean_of_all(mean: Tensor, weight: Tensor) -> Tensor:
+    """The mean over all processes, from this one's and what it weighs (scalars); a process without pixels adds none."""
+    part = mean * weight if weight > 0 else torch.zeros_like(mean)
+    return summed(part) / summed(weight)
 
 
 class DeepSupervisionLoss(nn.Module):

@@ -16,14 +16,18 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from statefield.errors import ConfigError, TrainingDiverged
 from statefield.tasks.common.gradients import GradientGuard, gradient_norm
+from statefield.tasks.common.parallel import rank
 
 log = logging.getLogger(__name__)
+_SHARDED_PART = 1_000_000
 Schedule = Literal["cosine", "poly", "constant"]
 
 
@@ -46,9 +50,17 @@ def rate_factor(step: int, *, total: int, warmup: int, schedule: Schedule, floor
     return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def step_seed(seed: int, batch: int) -> int:
-    """The seed of the torch generators for training batch `batch`: 63 bits that neighbouring numbers do not share."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{batch}".encode()).digest()[:8], "little") >> 1
+def step_seed(seed: int, batch: int, rank: int = 0) -> int:
+    """The seed of the torch generators for training batch `batch` in process `rank`: 63 bits that neighbouring numbers
+    do not share.
+    """
+    name = f"{seed}:{batch}" if rank == 0 else f"{seed}:{batch}:{rank}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
+
+
+def _is_called(module: nn.Module) -> bool:
+    """Whether a module computes as one; a list of modules is taken apart by its owner, and cannot be gathered whole."""
+    return not isinstance(module, (nn.ModuleList, nn.ModuleDict))
 
 
 class DensePredictionTask(LightningModule):
@@ -114,7 +126,7 @@ class DensePredictionTask(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the batch. Nothing of the generators needs saving, and nothing drawn in between can shift them."""
-        torch.manual_seed(step_seed(self.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx))
+        torch.manual_seed(step_seed(self.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, rank()))
 
     def on_train_start(self) -> None:
         self._started = time.monotonic()
@@ -123,6 +135,27 @@ class DensePredictionTask(LightningModule):
         # Here, so that a task for prediction alone does not carry it; a resumed run then fills it from its checkpoint.
         if stage == "fit" and self.average_decay is not None and self.averaged is None:
             self.averaged = copy.deepcopy(self.net).requires_grad_(False)
+
+    def configure_model(self) -> None:
+        """With FSDP2, shard the net: its parts of a million parameters or more each by itself, the rest with the whole.
+
+        A part is gathered when it computes, so that a process holds one part's weights in full at a time.
+        """
+        if not isinstance(self.trainer.strategy, ModelParallelStrategy) or isinstance(self.net, FSDPModule):
+            return
+        if self.average_decay is not None:
+            raise ConfigError(
+                f"model.average_decay = {self.average_decay} with trainer.strategy fsdp: the moving average is not "
+                "sharded. Set average_decay to null, or use strategy ddp."
+            )
+        assert self.device_mesh is not None
+        mesh = self.device_mesh["data_parallel"]
+        for parameter in self.net.parameters():
+            parameter.data = parameter.data.contiguous()  # some layers keep theirs channels last, which FSDP2 refuses
+        for part in self.net.children():
+            if sum(parameter.numel() for parameter in part.parameters()) >= _SHARDED_PART and _is_called(part):
+                fully_shard(part, mesh=mesh)
+        fully_shard(self.net, mesh=mesh)
 
     @property
     def evaluated(self) -> nn.Module:

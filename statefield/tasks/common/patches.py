@@ -247,15 +247,28 @@ class PositionSampler(Sampler[int]):
 
     Args:
         batches_done: how many batches training has consumed since its beginning; asked anew for each epoch.
+        batch_size: patches of a batch, of all processes together. Batch b holds b * batch_size and those that follow.
+        rank, num_processes: which equal part of each batch this process has; the parts follow one another.
     """
 
-    def __init__(self, batches_done: Callable[[], int], *, batches_per_epoch: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        batches_done: Callable[[], int],
+        *,
+        batches_per_epoch: int,
+        batch_size: int,
+        rank: int = 0,
+        num_processes: int = 1,
+    ) -> None:
         self.batches_done, self.batches_per_epoch, self.batch_size = batches_done, batches_per_epoch, batch_size
+        self.share = batch_size // num_processes
+        self.first = rank * self.share
 
     def __len__(self) -> int:
-        return self.batches_per_epoch * self.batch_size
+        return self.batches_per_epoch * self.share
 
     def __iter__(self) -> Iterator[int]:
         done = self.batches_done()
         end = (done // self.batches_per_epoch + 1) * self.batches_per_epoch
-        return iter(range(done * self.batch_size, end * self.batch_size))
+        starts = (batch * self.batch_size + self.first for batch in range(done, end))
+        return (number for start in starts for number in range(start, start + self.share))

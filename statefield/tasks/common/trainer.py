@@ -13,15 +13,16 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from statefield.errors import ConfigError
 from statefield.tasks.common.checkpointing import AtomicCheckpointIO, RunCheckpoints, verify_checkpoint
 from statefield.tasks.common.config import TrainerConfig
+from statefield.tasks.common.parallel import num_processes, strategy_of
 from statefield.tasks.common.run_folder import RunFolder
 
 
 def require_possible(settings: TrainerConfig) -> None:
     """Raise `ConfigError` for settings that cannot work, or not here."""
     counts = ("max_epochs", "steps_per_epoch", "accumulate", "val_every_epochs", "save_every_steps", "threads")
-    for name in (*counts, "max_skipped_steps"):
+    for name in (*counts, "max_skipped_steps", "devices", "num_nodes"):
         value = getattr(settings, name)
-        if value is not None and value < 1:
+        if isinstance(value, int) and value < 1:
             raise ConfigError(f"trainer.{name} = {value}: 1 or more is needed.")
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError(
@@ -56,7 +57,10 @@ def run_training(
         trainer = Trainer(
             default_root_dir=folder.root,
             accelerator=settings.accelerator,
-            devices=1,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            strategy=strategy_of(settings),
+            sync_batchnorm=num_processes() > 1 and torch.cuda.is_available() and settings.accelerator != "cpu",
             precision=settings.precision,
             max_epochs=settings.max_epochs,
             gradient_clip_val=settings.gradient_clip,
@@ -92,6 +96,8 @@ def _quiet_lightning() -> Iterator[None]:
             "You're resuming from a checkpoint that ended before the epoch ended",  # our sampler knows its position
             r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and torch
             "GPU available but not used",  # was asked for
+            "FSDP2-wrapped module .* returned a view tensor",  # the losses change nothing in place
+            "find_unused_parameters=True was specified",  # see parallel.strategy_of
             r"Found \d+ module\(s\) in eval mode at the start of training",  # after a resume
         ):
             warnings.filterwarnings("ignore", message=message)

@@ -22,9 +22,11 @@ from lightning.pytorch import Callback
 from statefield.datasets.sample import Record
 from statefield.errors import ConfigError
 from statefield.files import write_text
+from statefield.tasks.common.parallel import is_first, launch
 from statefield.tasks.common.report import Table, Value
 from statefield.tasks.common.run_folder import RunFolder, read_history
 from statefield.tasks.common.segmentation_metrics import SegmentationState
+from statefield.tasks.common.trainer import require_possible
 from statefield.tasks.medical.contenders import Trial, as_contender, contender, scored, wants_postprocessing
 from statefield.tasks.medical.ensemble import load_folds
 from statefield.tasks.medical.experiment import Dataset, TrainedRun
@@ -55,23 +57,27 @@ def cross_validate(
     callbacks: Sequence[Callback] = (),
     announce: Announce = log.info,
     progress: CaseProgress | None = None,
-) -> TestResult:
+) -> TestResult | None:
     """Train and score the folds of a recipe one after the other, and then all of them together.
 
     With `recipe.fold`, that fold alone: machines may share the folds, and the last command, without `fold` and with
     `resume`, finds them trained. A run that was stopped anywhere goes on where it was with `resume`.
 
     Returns the result of the whole: the ensemble on the test cases, or, where the dataset has none, the out-of-fold
-    scores; of a single fold, the scores of its held-out cases.
+    scores; of a single fold, the scores of its held-out cases. Of several processes the first scores; the others get
+    None.
 
     Raises: what `fit` raises.
     """
     if resume and overwrite:
         raise ConfigError("--resume continues a run and --overwrite replaces it: give one of them.")
+    require_possible(recipe.trainer)
+    launch(recipe.trainer)
     recipe = shortened(recipe)
     training: dict[str, Any] = {"callbacks": callbacks, "announce": announce, "progress": progress}
     if recipe.fold is not None:
-        return _train_alone(recipe, resume=resume, overwrite=overwrite, **training).result
+        alone = _train_alone(recipe, resume=resume, overwrite=overwrite, **training)
+        return None if alone is None else alone.result
     folder = RunFolder(recipe.run)
     if resume:
         require_same(folder, recipe)
@@ -95,14 +101,17 @@ def cross_validate(
         )
         for index in range(_num_folds(recipe))
     ]
+    scored_folds = [fold for fold in folds if fold is not None]
+    if not is_first():
+        return None
     choice = None
     if trial is not None:
         choice = choose(trial.state)
         choice.write(folder.root, dataset.info.classes, source="the out-of-fold predictions of all cases")
-    return _finish(recipe, folder, dataset, folds, choice, announce=announce, progress=progress)
+    return _finish(recipe, folder, dataset, scored_folds, choice, announce=announce, progress=progress)
 
 
-def _train_alone(recipe: SegmentationRecipe, *, resume: bool, overwrite: bool, **training: Any) -> _Fold:
+def _train_alone(recipe: SegmentationRecipe, *, resume: bool, overwrite: bool, **training: Any) -> _Fold | None:
     """One fold for itself, in a folder that other machines may be filling with the others."""
     assert recipe.fold is not None
     recipe = recipe.of_fold(recipe.fold)
@@ -132,10 +141,11 @@ def _train_fold(
     callbacks: Sequence[Callback],
     announce: Announce,
     progress: CaseProgress | None,
-) -> _Fold:
+) -> _Fold | None:
     """Train a fold, or find it trained, and score its held-out cases as its run's own metrics.json and report."""
     assert recipe.fold is not None
-    announce(f"fold {recipe.fold} of 0 to {_num_folds(recipe) - 1}")
+    if is_first():
+        announce(f"fold {recipe.fold} of 0 to {_num_folds(recipe) - 1}")
     place = RunFolder(recipe.run)
     begun = resume and place.dataset.exists()  # else nothing was trained in it yet
     trained = fit(
@@ -146,6 +156,8 @@ def _train_fold(
         announce=announce,
         before_start=before_start,
     )
+    if not is_first():
+        return None
     dataset = Dataset.of(recipe)
     records = dataset.records("val")[: 1 if recipe.trainer.fast_dev_run else None]
     announce(f"predicting the {len(records)} held-out cases of fold {recipe.fold}")

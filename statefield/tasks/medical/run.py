@@ -16,6 +16,7 @@ from lightning.pytorch import Callback
 from statefield.datasets.sample import Record
 from statefield.datasets.splits import Split
 from statefield.errors import ConfigError
+from statefield.tasks.common.parallel import is_first
 from statefield.tasks.common.run_folder import RunFolder, read_history
 from statefield.tasks.medical.contenders import choose_on_validation, contender
 from statefield.tasks.medical.ensemble import load_run
@@ -38,19 +39,22 @@ def train(
     callbacks: Sequence[Callback] = (),
     announce: Announce = log.info,
     progress: CaseProgress | None = None,
-) -> TestResult:
+) -> TestResult | None:
     """`fit`, then test what was trained on the held-out cases, and write predictions, scores and the report.
 
     With `recipe.folds`, `cross_validate`. Between the two, largest-component post-processing is chosen on the
     validation cases of volumes (`inference.postprocess`).
 
-    Arguments and errors are those of `fit`; `progress(case, slices_done, slices)` is called while testing.
+    Arguments and errors are those of `fit`; `progress(case, slices_done, slices)` is called while testing. Of several
+    processes the first tests; the others get None.
     """
     if recipe.folds is not None or recipe.fold is not None:
         return cross_validate(
             recipe, resume=resume, overwrite=overwrite, callbacks=callbacks, announce=announce, progress=progress
         )
     trained = fit(recipe, resume=resume, overwrite=overwrite, callbacks=callbacks, announce=announce)
+    if not is_first():
+        return None
     dataset = Dataset.of(recipe)
     records = dataset.records("test")[: 1 if recipe.trainer.fast_dev_run else None]
     for run in trained:

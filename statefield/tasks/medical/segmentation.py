@@ -14,13 +14,16 @@ from statefield.tasks.common.data import CaseItem
 from statefield.tasks.common.losses import DeepSupervisionLoss, SegmentationLoss
 from statefield.tasks.common.module import DensePredictionTask
 from statefield.tasks.common.network import SegmentationNet
+from statefield.tasks.common.parallel import of_all
 from statefield.tasks.common.patches import PatchItem
 from statefield.tasks.common.segmentation_metrics import SegmentationMetrics, SegmentationState
+from statefield.tasks.medical.logit_rows import bands_needed, same_grid
 from statefield.tasks.medical.nets.whole import WholeNet, nets_of, nets_with_deep_supervision
 from statefield.tasks.medical.predict import segment_volume
 from statefield.tasks.medical.recipe import ModelConfig
 
 VALIDATION_SCORE = "Dice/foreground mean"
+_BYTES_OF_LOGITS = 2_000_000_000  # that validation holds at once; above it volumes are done in bands of columns
 
 
 class SegmentationTask(DensePredictionTask):
@@ -98,10 +101,15 @@ class SegmentationTask(DensePredictionTask):
             slice_context=self.slice_context,
             roi=self.roi,
             inference=self.inference,
+            # a limit of its own, not what is free just now: scores must not depend on that
+            num_bands=bands_needed(same_grid(case["volume"].shape[1:]), self.roi, len(self.classes), _BYTES_OF_LOGITS),
         )
         self._state += self.metrics.observe(prediction.labels, case["mask"], case=case["case"], spacing=(1.0, 1.0, 1.0))
 
     def on_validation_epoch_end(self) -> None:
+        # a case that two processes saw, so that each has equally many, counts once
+        states = of_all(self._state)
+        self._state = SegmentationState({case: scores for one in states for case, scores in one.cases.items()})
         summary = self.metrics.summarise(self._state, intervals=False)["metrics"]["Dice"]
         pooled = {name: entry["pooled"] for name, entry in summary["classes"].items()}
         self.epoch_scores = {f"Dice/{name}": pooled[name] for name in self.classes[1:]}

@@ -14,6 +14,7 @@ from statefield.datasets.sample import DatasetInfo
 from statefield.errors import ConfigError
 from statefield.tasks.common.checkpointing import read_checkpoint, save_weights
 from statefield.tasks.common.data import PatchData
+from statefield.tasks.common.parallel import is_first, launch, wait_for_all
 from statefield.tasks.common.run_folder import RunFolder
 from statefield.tasks.common.trainer import require_possible, run_training
 from statefield.tasks.medical.experiment import (
@@ -49,7 +50,7 @@ def fit(
         recipe: of one training: with `folds`, its `fold` says which of them.
         resume: go on from the run folder's last checkpoint; the result equals that of an uninterrupted run.
         overwrite: replace a run that is there, once the recipe has been found to work.
-        callbacks: further Lightning callbacks, such as a progress bar.
+        callbacks: further Lightning callbacks, such as a progress bar; of every process.
         announce: gets a line at each stage.
         before_start: called once the recipe has been found to work, before anything is written.
 
@@ -63,6 +64,9 @@ def fit(
     if resume and overwrite:
         raise ConfigError("--resume continues a run and --overwrite replaces it: give one of them.")
     require_possible(recipe.trainer)
+    launch(recipe.trainer)
+    if not is_first():
+        announce = _nothing
     recipe = shortened(recipe)
     folder = RunFolder(recipe.run)
     if resume:
@@ -89,23 +93,29 @@ def fit(
         data = build_data(recipe, dataset, splits, folder)
         for record in splits["test"]:  # a damaged test case is said now and not after the training
             data.store.load(record, keep=False)
-        if before_start is not None:
-            before_start()
-        if not resume:
-            folder.start(recipe_text(recipe), overwrite=overwrite)
-            write_info(folder, dataset, splits)
-        for plan, place in plans:
-            if not place.exists():
-                place.start(recipe_text(plan), overwrite=False)
-                write_info(place, dataset, splits)
-            if place.weights.exists():
+        wait_for_all()  # nobody finds what the first process writes from here on
+        if is_first():
+            if before_start is not None:
+                before_start()
+            if not resume:
+                folder.start(recipe_text(recipe), overwrite=overwrite)
+                write_info(folder, dataset, splits)
+            for plan, place in plans[1:]:
+                if not place.exists():
+                    place.start(recipe_text(plan), overwrite=False)
+                    write_info(place, dataset, splits)
+        wait_for_all()
+        trained = [place.weights.exists() for _, place in plans]
+        for (plan, place), is_trained in zip(plans, trained, strict=True):
+            if is_trained:
                 announce(f"{plan.model.name}: already trained, {place.weights}")
                 continue
             steps = data.steps_per_epoch
             announce(f"training {plan.model.name}: {plan.trainer.max_epochs} epochs of {steps} steps")
             _fit(plan, place, dataset.info, data, resume=resume, callbacks=callbacks)
     finally:
-        shutil.rmtree(folder.cache, ignore_errors=True)
+        if is_first():
+            shutil.rmtree(folder.cache, ignore_errors=True)
     return [load_trained(place.root) for _, place in plans]
 
 
@@ -141,7 +151,13 @@ def _fit(
     steps = -(-data.steps_per_epoch // settings.accumulate) * settings.max_epochs
     task = build_task(recipe, info, total_steps=steps)
     run_training(task, data, settings, folder, score=VALIDATION_SCORE, resume=resume, callbacks=callbacks)
-    state = read_checkpoint(folder.best)["state_dict"]
-    prefix = "net." if recipe.model.average_decay is None else "averaged."
-    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    save_weights(weights, folder.weights, recipe.model.about)
+    if is_first():
+        state = read_checkpoint(folder.best)["state_dict"]
+        prefix = "net." if recipe.model.average_decay is None else "averaged."
+        weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        save_weights(weights, folder.weights, recipe.model.about)
+    wait_for_all()
+
+
+def _nothing(line: str) -> None:
+    """What processes after the first announce."""
