@@ -28,7 +28,8 @@ def scan_states(
     states = A.shape[1]
 
     def per_state(x: Tensor) -> Tensor:  # [B, *S, E] -> [B, L, N * E]
-        return x.to(dtype).flatten(1, -2).repeat(1, 1, states)
+        tokens = x.to(dtype).flatten(1, -2)
+        return tokens if states == 1 else tokens.repeat(1, 1, states)
 
     h = selective_scan(
         per_state(u),
