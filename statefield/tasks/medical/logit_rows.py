@@ -11,7 +11,7 @@ bands of columns, only a band's share of them.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -91,6 +91,12 @@ def logit_rows(
             slabs = _slice_slabs(net, image, slice_context, roi, inference, device, progress)
         for index, logits in enumerate(resample_rows(slabs, [back[0], back[1][start:stop, low:high], back[2]])):
             yield Row(index, start, stop, logits)
+
+
+def same_grid(shape: Sequence[int]) -> Grid:
+    """The grid of an image (D, H, W) whose logits stay where it is."""
+    depth, height, width = shape
+    return Grid((depth, height, width), (1.0,) * 3, (depth, height, width), (1.0,) * 3, None)
 
 
 def bands_needed(grid: Grid, roi: tuple[int, ...] | None, num_classes: int, max_bytes: int) -> int:

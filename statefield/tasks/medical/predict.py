@@ -40,7 +40,7 @@ from statefield.tasks.common.figures import displayed, tinted
 from statefield.tasks.common.tiling import Progress
 from statefield.tasks.common.volumes import Grid, Spacing
 from statefield.tasks.medical.inputs import InputCase, OutputFiles
-from statefield.tasks.medical.logit_rows import bands_needed, logit_rows, most_probable
+from statefield.tasks.medical.logit_rows import bands_needed, logit_rows, most_probable, same_grid
 from statefield.tasks.medical.preparation import ArraySource, Source, prepare
 
 Labels = NDArray[np.unsignedinteger]
@@ -105,8 +105,7 @@ def segment_volume(
     """
     if image.ndim != 4 or 0 in image.shape:
         raise ShapeError(f"an image of shape {image.shape} given; [C, D, H, W] without empty axes is needed.")
-    here = (image.shape[1], image.shape[2], image.shape[3])
-    grid = grid or Grid(here, (1.0,) * 3, here, (1.0,) * 3, None)
+    grid = grid or same_grid(image.shape[1:])
     labels: Labels | None = None
     probabilities: NDArray[np.float32] | None = None
     with _evaluating(net) as device:
