@@ -170,6 +170,21 @@ def test_volumes_of_several_cases_show_the_slice_with_most_foreground(tmp_path: 
     assert page.text.count("axial slice 2 of 6") == 2
 
 
+def test_unlabelled_pixels_choose_no_slice_and_are_no_errors(tmp_path: Path) -> None:
+    target = np.full((3, 8, 8), 255, np.uint8)  # -1 in one byte: no label
+    prediction = np.ones((3, 8, 8), np.uint8)
+    target[1, :4] = 1
+    target[2, :2], prediction[2, 0] = 1, 0  # slice 2: 8 of 16 labelled pixels are found, 2 * 8 / (8 + 16)
+    view = CaseView("scribbles", np.zeros((1, 3, 8, 8)), target, prediction, {"Dice": 0.5})
+    write_report(tmp_path, title="t", summary={"Dice": 0.5}, cases=[view], history=[], classes=CLASSES)
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "axial slice 1 of 3" in text
+    assert "axial slice 2 of 3" in text
+    assert "axial slice 0 of 3" not in text
+    assert "1.000" in text
+    assert "0.667" in text
+
+
 def test_the_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     page = report_of(tmp_path)
     assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object")]
