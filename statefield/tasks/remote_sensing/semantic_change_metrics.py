@@ -20,8 +20,8 @@ note, as the official code has it for kappa.
 
 The official code has a trap. Where a net's change map says changed and a semantic map says 0 (unchanged), the code is
 below 0 and an assertion stops the evaluation; or, for some pairs, it is the code of another transition, and nothing is
-said. Here such a pixel counts as change (in IoU and Fscd) of no right class, and a note counts them. Nets avoid it by an
-argmax over the classes 1..K alone.
+said. Here such a pixel counts as change (in IoU and Fscd) of no right class, and a note counts them. Nets avoid it by
+an argmax over the classes 1..K alone.
 
 Source: Yang et al., Asymmetric Siamese networks for semantic change detection (SECOND), 2022; `SCDD_eval_all` of
 ChenHongruixuan/MambaCD, which equals that of Bi-SRNet (Ding et al. 2022).
