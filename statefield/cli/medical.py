@@ -136,6 +136,12 @@ def _recipe(
         console.print(f"settings that are not given are those of {stored}", highlight=False, markup=False)
         recipe = recipe_from(parser, parse(parser, ["--config", str(stored), *argv]))
         return dataclasses.replace(recipe, run=run), []
+    if recipe.fold is not None or (recipe.trainer.devices, recipe.trainer.num_nodes) != (1, 1):
+        raise ConfigError(
+            "several processes share this training, and each would plan for itself: write one recipe for all with "
+            f"`statefield medical plan {recipe.data.root} --output recipe.yaml` and train with --config recipe.yaml, "
+            "or give --plan false for the defaults."
+        )
     RunFolder(run).require_free(overwrite=settings.overwrite)
     budget = budget_of(recipe.trainer.accelerator, None)
     with reading_bar() as progress:

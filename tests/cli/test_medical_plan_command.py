@@ -164,6 +164,17 @@ def test_plan_false_leaves_the_defaults(tmp_path):
     assert not (run / "plan.yaml").exists()
 
 
+@pytest.mark.parametrize(
+    "words", [("--trainer.devices", "2"), ("--trainer.num_nodes", "2"), ("--folds", "2", "--fold", "1")]
+)
+def test_processes_that_share_a_training_need_one_plan(volumes, tmp_path, capsys, words):
+    run = tmp_path / "run"
+    assert main(["medical", "train", "--data.root", str(volumes), "--run", str(run), *words]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"statefield medical plan {volumes}" in error and "--plan false" in error
+    assert not run.exists()
+
+
 # real data
 
 
