@@ -34,6 +34,7 @@ from statefield.tasks.common.checkpointing import read_checkpoint, read_weights
 from statefield.tasks.common.config import NormalisationConfig, TrainerConfig, TransformConfig
 from statefield.tasks.common.run_folder import RunFolder, read_history
 from statefield.tasks.medical.experiment import Dataset
+from statefield.tasks.medical.postprocessing import load_postprocessing
 from statefield.tasks.medical.recipe import (
     ControlConfig,
     DataConfig,
@@ -164,6 +165,16 @@ def test_weights_of_one_run_start_another(trained, tmp_path):
                 assert torch.equal(value, pl_module.net.state_dict()[name]), name
 
     fit(dataclasses.replace(recipe, model=dataclasses.replace(TINY, weights=start)), callbacks=[Check()])
+
+
+def test_post_processing_is_chosen_on_the_validation_cases_and_applied(trained):
+    for run in (trained, trained / "control"):
+        stored = json.loads((run / "postprocessing.json").read_text())
+        assert stored["cases"] == json.loads((trained / "dataset.json").read_text())["splits"]["val"]
+        keep_largest = load_postprocessing(run)
+        for path in (run / "predictions").iterdir():
+            labels = np.asarray(nib.load(path).dataobj)
+            np.testing.assert_array_equal(keep_largest(labels.copy()), labels)
 
 
 def test_testing_again_gives_the_same_scores_in_a_folder_of_its_own(trained):
