@@ -14,6 +14,7 @@ from statefield.bench.inference.cases import write_volume
 from statefield.cli.main import main
 
 
+@pytest.mark.slow
 def test_a_quick_run_measures_both_and_writes_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     target = tmp_path / "numbers.json"
     assert main(["bench", "inference", "--quick", "--json", str(target), "--scratch", str(tmp_path)]) == 0
