@@ -131,6 +131,8 @@ class InferenceConfig:
         batch_size: windows per forward pass.
         postprocess: "auto" looks, in volumes, for classes of which only the largest component should be kept, on
             held-out predictions (nnU-Net's rule), and applies what it found; "none" does not.
+        postprocess_min_cases: with fewer held-out cases nothing is looked for: one slab of a volume once gained 0.0003
+            of Dice where the test cases lost 0.02.
         mirror: average predictions over mirrored copies in test and prediction (4 x slower); validation does without.
     """
 
@@ -139,4 +141,5 @@ class InferenceConfig:
     weighting: Literal["gaussian", "constant"] = "gaussian"
     batch_size: int = 8
     postprocess: Literal["auto", "none"] = "auto"
+    postprocess_min_cases: int = 5
     mirror: bool = False

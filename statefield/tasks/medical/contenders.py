@@ -120,10 +120,15 @@ class Trial:
 
 
 def choose_on_validation(run: TrainedRun, dataset: Dataset, progress: CaseProgress | None = None) -> Choice | None:
-    """Choose a run's post-processing on its validation cases and write it; None where it is not wanted or is there."""
+    """Choose a run's post-processing on its validation cases and write it.
+
+    None where it is not wanted, is there already, or has too few cases to rest on.
+    """
     if not wants_postprocessing(run.recipe, run.info) or (run.folder.root / FILE_NAME).exists():
         return None
     records = dataset.records("val")[: 1 if run.recipe.trainer.fast_dev_run else None]
+    if len(records) < run.recipe.inference.postprocess_min_cases:
+        return None
     trial = Trial(len(run.classes))
     scored(run, dataset, records, postprocess=Postprocessing(), predictions=None, progress=progress, trial=trial)
     choice = choose(trial.state)

@@ -105,7 +105,7 @@ def cross_validate(
     if not is_first():
         return None
     choice = None
-    if trial is not None:
+    if trial is not None and len(trial.state.cases) >= recipe.inference.postprocess_min_cases:
         choice = choose(trial.state)
         choice.write(folder.root, dataset.info.classes, source="the out-of-fold predictions of all cases")
     return _finish(recipe, folder, dataset, scored_folds, choice, announce=announce, progress=progress)

@@ -31,8 +31,9 @@ from statefield.errors import (
     UnknownName,
 )
 from statefield.tasks.common.checkpointing import read_checkpoint, read_weights
-from statefield.tasks.common.config import NormalisationConfig, TrainerConfig, TransformConfig
+from statefield.tasks.common.config import InferenceConfig, NormalisationConfig, TrainerConfig, TransformConfig
 from statefield.tasks.common.run_folder import RunFolder, read_history
+from statefield.tasks.medical.contenders import choose_on_validation
 from statefield.tasks.medical.experiment import Dataset
 from statefield.tasks.medical.postprocessing import load_postprocessing
 from statefield.tasks.medical.recipe import (
@@ -68,6 +69,7 @@ def trained(tmp_path_factory) -> Path:
         write_nnunet(place / "data", num_cases=8, num_test=0),
         place / "run",
         trainer=TrainerConfig(accelerator="cpu", threads=1, max_epochs=2, steps_per_epoch=2),
+        inference=InferenceConfig(postprocess_min_cases=1),
         control=ControlConfig("test_efficientnet"),
     )
     train(recipe)
@@ -175,6 +177,15 @@ def test_post_processing_is_chosen_on_the_validation_cases_and_applied(trained):
         for path in (run / "predictions").iterdir():
             labels = np.asarray(nib.load(path).dataobj)
             np.testing.assert_array_equal(keep_largest(labels.copy()), labels)
+
+
+def test_with_few_held_out_cases_no_post_processing_is_looked_for(trained, tmp_path):
+    run = load_run(trained)
+    few = dataclasses.replace(
+        run, folder=RunFolder(tmp_path), recipe=dataclasses.replace(run.recipe, inference=InferenceConfig())
+    )
+    assert choose_on_validation(few, Dataset.of(run.recipe)) is None
+    assert not any(tmp_path.iterdir())
 
 
 def test_testing_again_gives_the_same_scores_in_a_folder_of_its_own(trained):
