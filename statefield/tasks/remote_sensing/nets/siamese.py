@@ -48,29 +48,20 @@ class SiameseNet(nn.Module):
         self.in_channels = in_channels
         self.pads = encoder not in OFFICIAL_ENCODERS
         self.encoder = _encoder(encoder, in_channels, dict(encoder_args or {}))
-        reductions = self.encoder.feature_info.reduction()[-_LEVELS:]
+        info: Any = self.encoder.feature_info
+        reductions = info.reduction()[-_LEVELS:]
         if any(finer >= coarser for finer, coarser in pairwise(reductions)):
             raise ConfigError(
                 f"the encoder {encoder!r} gives maps at strides {', '.join(map(str, reductions))}: a pyramid is "
                 "needed, each map smaller than the one before. Choose one of `statefield models`, of a plain "
                 "backbone its form that ends in _pyramid."
             )
-        self.widths = tuple(self.encoder.feature_info.channels()[-_LEVELS:])
+        self.widths = tuple(info.channels()[-_LEVELS:])
         self.multiple = int(reductions[-1])
 
     def padded(self, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         """Both dates as the encoder takes them; `ShapeError` unless they are [B, C, H, W] of one shape."""
-        name = type(self).__name__
-        for date, image in (("before", before), ("after", after)):
-            if image.ndim != 4 or image.shape[1] != self.in_channels:
-                raise ShapeError(
-                    f"{name} got the image {date} of shape {list(image.shape)} and needs [B, {self.in_channels}, H, W]."
-                )
-        if before.shape != after.shape:
-            raise ShapeError(
-                f"{name} got images of shapes {list(before.shape)} before and {list(after.shape)} after: both dates "
-                "need one size and pixels that lie upon each other; align the rasters first."
-            )
+        check_dates(type(self).__name__, self.in_channels, before, after)
         if not self.pads:
             return before, after
         below, right = -before.shape[-2] % self.multiple, -before.shape[-1] % self.multiple
@@ -98,6 +89,20 @@ class SiameseNet(nn.Module):
             if callable(getattr(module, "no_weight_decay", None)):
                 declared |= {f"{prefix}.{name}" for name in module.no_weight_decay()}
         return declared
+
+
+def check_dates(net: str, in_channels: int, before: Tensor, after: Tensor) -> None:
+    """`ShapeError` unless both dates are [B, in_channels, H, W] of one shape."""
+    for date, image in (("before", before), ("after", after)):
+        if image.ndim != 4 or image.shape[1] != in_channels:
+            raise ShapeError(
+                f"{net} got the image {date} of shape {list(image.shape)} and needs [B, {in_channels}, H, W]."
+            )
+    if before.shape != after.shape:
+        raise ShapeError(
+            f"{net} got images of shapes {list(before.shape)} before and {list(after.shape)} after: both dates need "
+            "one size and pixels that lie upon each other; align the rasters first."
+        )
 
 
 def resized(x: Tensor, like: Tensor) -> Tensor:

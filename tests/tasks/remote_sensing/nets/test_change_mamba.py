@@ -229,7 +229,8 @@ def official_name(name: str, parts: dict[str, str]) -> str:
     if part == "encoder":
         rest = rest.removeprefix("model.")
         if stem := re.match(r"stem\.(conv1|norm1|conv2|norm2)\.", rest):
-            return f"encoder.patch_embed.{ {'conv1': 0, 'norm1': 2, 'conv2': 5, 'norm2': 7}[stem[1]] }.{rest[stem.end() :]}"
+            where = {"conv1": 0, "norm1": 2, "conv2": 5, "norm2": 7}[stem[1]]
+            return f"encoder.patch_embed.{where}.{rest[stem.end() :]}"
         if down := re.match(r"stages\.(\d)\.downsample\.(conv|norm)\.", rest):
             where = {"conv": 1, "norm": 3}[down[2]]
             return f"encoder.layers.{int(down[1]) - 1}.downsample.{where}.{rest[down.end() :]}"
