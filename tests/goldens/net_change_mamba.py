@@ -18,26 +18,26 @@ from statefield.tasks.remote_sensing.nets import MambaBCD, MambaBDA, MambaSCD, c
 from statefield.tasks.remote_sensing.nets.change_decoders import ChangeDecoder
 from statefield.tasks.remote_sensing.nets.siamese import SiameseNet
 
-_FORM = "v3noz"  # the authors' name of VMamba's second form without a gate; its decoders have it as its encoder
-_DECODERS_ARE = {"ssm_d_state": 1, "ssm_ratio": 2.0, "ssm_conv_bias": False, "mlp_ratio": 4.0, "ssm_dt_rank": "auto"}
+_FORMS = {"v3noz": "v3_noz", "v05noz": "v05_noz"}  # names of VMamba's second form without a gate, then and now
+_OF_BLOCKS = ("d_state", "expand", "gated", "conv_bias", "mlp_ratio")  # decoders have it as the encoder does
 
 
 def _as_vmamba(kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments as the authors of VMamba name them."""
-    kwargs = dict(kwargs)
-    if kwargs.pop("forward_type", _FORM) != _FORM:
-        raise ConfigError(f"only the forward type {_FORM!r} has a counterpart.")
-    return kwargs | {"forward_type": "v3_noz"}
+    form = kwargs.get("forward_type", "v3noz")
+    return kwargs | {"forward_type": _FORMS.get(form, form)}
 
 
 def _net_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
-    for name, value in _DECODERS_ARE.items():
-        if kwargs.get(name, value) != value:
-            raise ConfigError(f"decoders with {name}={kwargs[name]!r} have no counterpart; ours have {value!r}.")
+    if kwargs.get("ssm_dt_rank", "auto") != "auto" or kwargs.get("norm_layer", "ln") not in ("ln", "LN"):
+        raise ConfigError("a rank of step sizes of one's own, and norms over channels-first maps, have no counterpart.")
     without_effect = ("pretrained", "num_classes", "ssm_rank_ratio")  # num_classes: of a classifier that is deleted
     options = backbone_vmamba._options(_as_vmamba({k: v for k, v in kwargs.items() if k not in without_effect}))
     in_channels = options.pop("in_chans", 3)
-    return {"in_channels": in_channels, "encoder_args": options}
+    if options.pop("duality"):
+        raise ConfigError("decoders on Mamba-2 scans have no counterpart.")
+    of_blocks = {name: options[name] for name in _OF_BLOCKS if name in options}
+    return {"in_channels": in_channels, "encoder_args": options, "block_args": of_blocks}
 
 
 def _watch_change_decoder(watch: Watch, decoder: ChangeDecoder, name: str) -> None:

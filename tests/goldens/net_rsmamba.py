@@ -43,7 +43,12 @@ class _RecordedOrders(RSMamba):
 def _net(backbone: dict[str, Any], num_classes: int) -> Built:
     backbone = dict(backbone)
     arch, path = backbone.pop("arch", "b"), backbone.pop("path_type", "forward_reverse_shuffle_gate")
-    if arch not in _SIZES or path not in _PATHS:
+    if isinstance(arch, dict):
+        size: Any = (arch["embed_dims"], arch["num_layers"])
+        known = arch.get("feedforward_channels", 2 * size[0]) == 2 * size[0]
+    else:
+        size, known = _SIZES.get(arch), arch in _SIZES
+    if not known or path not in _PATHS:
         raise ConfigError(f"the architecture {arch!r} with the path type {path!r} has no counterpart.")
     if (patches := backbone.pop("patch_cfg", {"stride": rsmamba.STRIDE})) != {"stride": rsmamba.STRIDE}:
         raise ConfigError(f"patches with {patches} have no counterpart; ours have the stride {rsmamba.STRIDE}.")
@@ -52,9 +57,12 @@ def _net(backbone: dict[str, Any], num_classes: int) -> Built:
             raise ConfigError(f"RSMamba with another {name} than {value!r} has no counterpart.")
     without_effect = ("drop_rate", "drop_path_rate", "init_cfg", "interpolate_mode", "pe_type", "type")
     options = {"img_size": 224} | take(backbone, {"in_channels": "in_channels", "img_size": "img_size"}, without_effect)
-    net = _RecordedOrders(
-        num_classes=num_classes, size=_SIZES[arch], image_size=options.pop("img_size"), **options, **_PATHS[path]
-    )
+    side = options.pop("img_size")
+    if not isinstance(side, int):
+        if len(set(side)) > 1:
+            raise ConfigError(f"positions learned for an image of {side} have no counterpart; ours are for squares.")
+        side = side[0]
+    net = _RecordedOrders(num_classes=num_classes, size=size, image_size=side, **options, **_PATHS[path])
     watch = Watch()
     watch.on(net.patch_embed, "patch_embed tokens", lambda x: x.flatten(2).transpose(1, 2))
     watch.on(net.norm, "ln1")

@@ -5,7 +5,10 @@ Symbols   B batch · C_l channels of the maps at level l · h, w their sides · 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import signature
+from typing import Any
 
 from torch import Tensor, cat, nn, stack
 
@@ -19,10 +22,30 @@ __all__ = ["ChangeDecoder", "ResidualBlock", "SemanticDecoder", "SpatioTemporalL
 MakeBlock = Callable[[int], nn.Module]  # channels -> a module [B, h, w, C] -> [B, h, w, C]
 
 
-def scanning_block(channels: int) -> VMambaBlock:
-    """The block of the authors' decoders: VMamba's, as their encoders have it."""
-    mixer = CrossScanMixer(channels, d_state=1, expand=2.0, gated=False, conv_bias=False)
-    return VMambaBlock(channels, mixer, mlp_ratio=4.0, drop_path=0.1)
+def scanning_block(
+    channels: int,
+    *,
+    d_state: int = 1,
+    expand: float = 2.0,
+    gated: bool = False,
+    conv_bias: bool = False,
+    mlp_ratio: float = 4.0,
+    drop_path: float = 0.1,
+) -> VMambaBlock:
+    """The block of the authors' decoders: VMamba's, in the form that their encoders have.
+
+    Args: d_state, expand, gated, conv_bias: of `CrossScanMixer`. mlp_ratio, drop_path: of `VMambaBlock`.
+    """
+    mixer = CrossScanMixer(channels, d_state=d_state, expand=expand, gated=gated, conv_bias=conv_bias)
+    return VMambaBlock(channels, mixer, mlp_ratio=mlp_ratio, drop_path=drop_path)
+
+
+def block_maker(arguments: Mapping[str, Any] | None) -> MakeBlock:
+    """`scanning_block` with these arguments; `ConfigError` for one that it does not take."""
+    arguments, known = dict(arguments or {}), list(signature(scanning_block).parameters)[1:]
+    if unknown := sorted(set(arguments) - set(known)):
+        raise ConfigError(f"a decoder's block takes no {', '.join(unknown)}: block_args may hold {', '.join(known)}.")
+    return partial(scanning_block, **arguments)
 
 
 class MapBlock(nn.Module):

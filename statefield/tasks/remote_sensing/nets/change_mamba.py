@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from statefield.backbones import vmamba
-from statefield.tasks.remote_sensing.nets.change_decoders import ChangeDecoder, SemanticDecoder
+from statefield.tasks.remote_sensing.nets.change_decoders import ChangeDecoder, SemanticDecoder, block_maker
 from statefield.tasks.remote_sensing.nets.siamese import SiameseNet
 
 __all__ = ["BuildingDamage", "MambaBCD", "MambaBDA", "MambaSCD", "SemanticChange"]
@@ -45,6 +45,7 @@ class MambaBCD(SiameseNet):
         in_channels: C. num_classes: 2; class 1 is change.
         encoder: "tiny", "small", "base" (the authors' VMambas), or a timm model; see `SiameseNet`.
         encoder_args: further arguments of the encoder. width: channels of the decoder.
+        block_args: further arguments of the decoder's blocks; see `change_decoders.scanning_block`.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class MambaBCD(SiameseNet):
         encoder: str = "tiny",
         encoder_args: Mapping[str, Any] | None = None,
         width: int = 128,
+        block_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(encoder, in_channels, encoder_args)
-        self.decoder = ChangeDecoder(self.widths, width)
+        self.decoder = ChangeDecoder(self.widths, width, block_maker(block_args))
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
@@ -84,11 +86,12 @@ class MambaSCD(SiameseNet):
         encoder: str = "tiny",
         encoder_args: Mapping[str, Any] | None = None,
         width: int = 128,
+        block_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(encoder, in_channels, encoder_args)
-        self.decoder = ChangeDecoder(self.widths, width)
-        self.decoder_before = SemanticDecoder(self.widths, width)
-        self.decoder_after = SemanticDecoder(self.widths, width)
+        self.decoder = ChangeDecoder(self.widths, width, block_maker(block_args))
+        self.decoder_before = SemanticDecoder(self.widths, width, block_maker(block_args))
+        self.decoder_after = SemanticDecoder(self.widths, width, block_maker(block_args))
         self.classifier = nn.Conv2d(width, num_classes, 1)
         self.semantic_classifier = nn.Conv2d(width, num_semantic_classes, 1)
 
@@ -121,10 +124,11 @@ class MambaBDA(SiameseNet):
         encoder: str = "tiny",
         encoder_args: Mapping[str, Any] | None = None,
         width: int = 128,
+        block_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(encoder, in_channels, encoder_args)
-        self.decoder = ChangeDecoder(self.widths, width)
-        self.decoder_before = SemanticDecoder(self.widths, width)
+        self.decoder = ChangeDecoder(self.widths, width, block_maker(block_args))
+        self.decoder_before = SemanticDecoder(self.widths, width, block_maker(block_args))
         self.classifier = nn.Conv2d(width, num_classes, 1)
         self.semantic_classifier = nn.Conv2d(width, num_building_classes, 1)
 

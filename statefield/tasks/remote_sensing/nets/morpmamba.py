@@ -133,7 +133,7 @@ class MorpMamba(nn.Module):
         self.hidden = nn.Linear(d_state, hidden)
         self.head = nn.Linear(hidden, num_classes)
         for module in self.modules():  # as Keras begins, whose defaults the notebook has
-            if isinstance(module, nn.Linear) or module is self.tokens.conv:
+            if isinstance(module, (nn.Linear, nn.Conv2d)) and module.bias is not None:
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 

@@ -67,7 +67,7 @@ class RSMamba(nn.Module):
 
     Args:
         in_channels: C. num_classes: of scenes; 0 gives the pooled features [B, D].
-        size: "base", "large" or "huge" as in the paper, or "small".
+        size: "base", "large" or "huge" as in the paper, "small", or D and the number of layers.
         image_size: side of the images that the positions are learned for; at other sides they are resized, bicubically.
             A checkpoint fits the size it was trained with (224 for the authors').
         paths: the orders that the tokens are read in, the first being "forward", some of `PATHS`.
@@ -85,15 +85,15 @@ class RSMamba(nn.Module):
         in_channels: int = 3,
         num_classes: int = 1000,
         *,
-        size: str = "base",
+        size: str | tuple[int, int] = "base",
         image_size: int = 224,
         paths: tuple[str, ...] = PATHS,
         fusion: Literal["gate", "mean"] = "gate",
         shuffle: Literal["fixed", "fresh"] = "fixed",
     ) -> None:
         super().__init__()
-        if size not in SIZES:
-            raise ConfigError(f"RSMamba has no size {size!r}: choose {', '.join(SIZES)}.")
+        if isinstance(size, str) and size not in SIZES:
+            raise ConfigError(f"RSMamba has no size {size!r}: choose {', '.join(SIZES)}, or channels and layers.")
         paths = tuple(paths)
         if paths not in (PATHS[:1], PATHS[:2], PATHS):
             raise ConfigError(f"paths {paths}: the first one, the first two or all three of {PATHS} are needed.")
@@ -101,7 +101,7 @@ class RSMamba(nn.Module):
             raise ConfigError(
                 f"fusion {fusion!r} and shuffle {shuffle!r}: 'gate' or 'mean', and 'fixed' or 'fresh', are needed."
             )
-        channels, layers = SIZES[size]
+        channels, layers = SIZES[size] if isinstance(size, str) else size
         side = _patches(image_size)
         self.in_channels, self.num_classes, self.num_features = in_channels, num_classes, channels
         self.grid, self.paths, self.shuffle = (side, side), paths, shuffle

@@ -203,6 +203,8 @@ def test_refuses_what_it_cannot_do():
         MambaBCD(encoder="vim_tiny", encoder_args={"num_layers": 4, "dim": 16})
     with pytest.raises(ConfigError, match="no_such"):
         MambaBCD(encoder="convnext_atto", encoder_args={"no_such": 1})
+    with pytest.raises(ConfigError, match=r"no depth: block_args may hold d_state"):
+        MambaBCD(**SMALL, block_args={"depth": 1})
     net = MambaBCD(3, **SMALL)
     before, after = dates(3, 32, 32)
     with pytest.raises(ShapeError, match=r"image after of shape \[1, 2, 32, 32\] and needs \[B, 3, H, W\]"):

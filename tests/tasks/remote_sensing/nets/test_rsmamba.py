@@ -12,13 +12,12 @@ PUBLISHED = {"small": 4_351_104, "base": 6_377_088, "large": 16_241_152, "huge":
 
 
 @pytest.fixture
-def tiny(monkeypatch):
+def tiny():
     """The class with a size for tests: 8 channels, 2 layers."""
-    monkeypatch.setitem(rsmamba.SIZES, "tiny", (8, 2))
 
     def build(**options) -> RSMamba:
         torch.manual_seed(0)
-        return RSMamba(num_classes=5, size="tiny", **{"image_size": 32} | options)
+        return RSMamba(num_classes=5, size=(8, 2), **{"image_size": 32} | options)
 
     return build
 
