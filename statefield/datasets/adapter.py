@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -27,12 +27,11 @@ from statefield.registry import Registry
 logger = logging.getLogger(__name__)
 
 
-@runtime_checkable
-class DatasetAdapter(Protocol):
-    """One folder layout, exactly as its publisher ships it. Adapters are frozen dataclasses: their fields are options.
+class Layout(Protocol):
+    """What every layout says of itself, whatever its samples are.
 
-    name: the name in `ADAPTERS`. layout: a text that shows the folder tree. embedded: True when the data comes with an
-    installed package, so that `root` is not looked at. about: what is in it, whose it is and on which terms.
+    name: the name in its registry. layout: a text that shows the folder tree. embedded: True when the data comes with
+    an installed package, so that `root` is not looked at. about: what is in it, whose it is and on which terms.
     """
 
     @property
@@ -46,6 +45,11 @@ class DatasetAdapter(Protocol):
 
     def mismatch(self, root: Path) -> str | None:
         """Why `root` does not have this layout, in one clause, or None when it has. Looks at names only."""
+
+
+@runtime_checkable
+class DatasetAdapter(Layout, Protocol):
+    """A folder layout, exactly as its publisher ships it. Adapters are frozen dataclasses: their fields are options."""
 
     def describe(self, root: Path | None) -> DatasetInfo:
         """Classes, channels and dimensions; may read a description file or, where there is none, the masks."""
@@ -61,6 +65,7 @@ class DatasetAdapter(Protocol):
 
 
 ADAPTERS: Registry[DatasetAdapter] = Registry("dataset layout")
+L = TypeVar("L", bound=Layout)
 
 
 def open_dataset(
@@ -79,7 +84,13 @@ def open_dataset(
         ConfigError: an option the adapter does not have, or `root` None where a folder is needed.
     """
     folder = None if root is None else Path(root)
-    adapter = ADAPTERS[layout] if layout != "auto" else recognise(folder)
+    adapter = choose_layout(folder, layout, options, ADAPTERS)
+    return adapter, adapter.describe(folder)
+
+
+def choose_layout(folder: Path | None, layout: str, options: Mapping[str, Any] | None, among: Registry[L]) -> L:
+    """The layout of a registry that `open_dataset` opens, its options set; arguments and errors are those."""
+    adapter = among[layout] if layout != "auto" else recognise_among(folder, among)
     if options:
         known = [field.name for field in dataclasses.fields(adapter) if field.init]  # type: ignore[arg-type]
         unknown = sorted(set(options) - set(known))
@@ -89,18 +100,23 @@ def open_dataset(
         adapter = dataclasses.replace(adapter, **options)  # type: ignore[type-var]
     if not adapter.embedded:
         require_layout(adapter, folder)
-    return adapter, adapter.describe(folder)
+    return adapter
 
 
 def recognise(root: Path | None) -> DatasetAdapter:
     """The one layout that `root` has; `DatasetLayoutError` with every layout's reason when there is none."""
+    return recognise_among(root, ADAPTERS)
+
+
+def recognise_among(root: Path | None, among: Registry[L]) -> L:
+    """`recognise`, of the layouts of one registry."""
     if root is None:
-        embedded = ", ".join(name for name, adapter in ADAPTERS.items() if adapter.embedded)
+        embedded = ", ".join(name for name, adapter in among.items() if adapter.embedded) or "none does"
         raise ConfigError(f"no folder given: name one, or a layout that needs none ({embedded}).")
-    reasons = mismatches(root)
+    reasons = mismatches(root, among)
     fitting = [name for name, reason in reasons.items() if reason is None]
     if len(fitting) == 1:
-        return ADAPTERS[fitting[0]]
+        return among[fitting[0]]
     if fitting:
         raise DatasetLayoutError(f"{root}: fits the layouts {' and '.join(fitting)}; say which one with layout=NAME.")
     why = "\n".join(f"  {name}: {reason}" for name, reason in reasons.items())
@@ -110,15 +126,15 @@ def recognise(root: Path | None) -> DatasetAdapter:
     )
 
 
-def mismatches(root: Path) -> dict[str, str | None]:
-    """For each layout that lives in a folder: why `root` does not have it, or None when it has."""
+def mismatches(root: Path, among: Mapping[str, Layout] = ADAPTERS) -> dict[str, str | None]:
+    """For each layout of a registry that lives in a folder: why `root` does not have it, or None when it has."""
     if not root.is_dir():
         found = "a file" if root.exists() else "nothing"
         raise DatasetLayoutError(f"{root}: {found} found where a dataset's folder is needed.")
-    return {name: adapter.mismatch(root) for name, adapter in ADAPTERS.items() if not adapter.embedded}
+    return {name: adapter.mismatch(root) for name, adapter in among.items() if not adapter.embedded}
 
 
-def require_layout(adapter: DatasetAdapter, root: Path | None) -> Path:
+def require_layout(adapter: Layout, root: Path | None) -> Path:
     """`root` as a folder with the adapter's layout; `DatasetLayoutError` showing the tree when it is not."""
     if root is None:
         raise ConfigError(f"layout {adapter.name!r} needs the dataset's folder; none was given.")

@@ -25,8 +25,8 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class PublishedDataset:
-    """The base of such adapters, which give `mismatch`, `describe` and `parts`.
+class DividedDataset:
+    """The base of such adapters, which give `mismatch`, `describe`, `parts` and `load`.
 
     fractions: shares of train, val and test, where they are drawn; what is official takes no part, and the others
         share the training cases in their proportion.
@@ -70,6 +70,11 @@ class PublishedDataset:
         chosen = set(drawn[split])
         records = by_case([record for record in parts.train if record.case in chosen])
         return require_cases(records, split, root, f"{len(parts.train)} labelled cases, shares {self.fractions}.")
+
+
+@dataclass(frozen=True)
+class PublishedDataset(DividedDataset):
+    """A `DividedDataset` whose samples are single images, which `load_files` reads."""
 
     def load(self, record: Record) -> Sample:
         return load_files(record.images, record.mask, case=record.case, info=record.info)

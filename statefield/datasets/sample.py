@@ -41,6 +41,8 @@ class Meta(TypedDict):
     spacing_known: bool  # False: the file states no spacing, the 1.0s are a pixel grid and not millimetres
     affine: np.ndarray | None  # float64 [4, 4]: (d, h, w) index of `image` to millimetres (RAS+); None for photographs
     file: FileGeometry | None  # the file's own axis order; None for photographs
+    crs: NotRequired[str]  # WKT of a raster's coordinate reference system, where the file has one
+    transform: NotRequired[tuple[float, ...]]  # (a, b, c, d, e, f): column x, row y to a x + b y + c, d x + e y + f
 
 
 class Sample(TypedDict):
@@ -49,6 +51,17 @@ class Sample(TypedDict):
     image: np.ndarray  # float32 [C, H, W] or [C, D, H, W], in the file's own units: nothing is normalised here
     meta: Meta
     mask: NotRequired[np.ndarray]  # int64 [H, W] or [D, H, W], values in 0 .. len(classes) - 1, or UNLABELLED
+
+
+class ChangeSample(TypedDict):
+    """Two images of one place. `mask` is absent when the pair has no labels."""
+
+    before: np.ndarray  # float32 [C, H, W], in the file's own units
+    after: np.ndarray  # float32 [C, H, W], the same pixels later
+    meta: Meta
+    mask: NotRequired[np.ndarray]  # int64 [H, W], values in 0 .. len(classes) - 1, or UNLABELLED
+    before_mask: NotRequired[np.ndarray]  # int64 [H, W], of `before_classes`: what was there
+    after_mask: NotRequired[np.ndarray]  # int64 [H, W], of `after_classes`: what is there
 
 
 @dataclass(frozen=True)
@@ -77,11 +90,20 @@ class DatasetInfo:
 
 
 @dataclass(frozen=True)
+class ChangeInfo(DatasetInfo):
+    """Of pairs of images: `classes` are those of `mask`; a date's own mask, where there is one, has its own."""
+
+    before_classes: tuple[str, ...] = ()
+    after_classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Record:
     """Where one case lies on disk. `images` holds one file per channel, or one file that holds every channel.
 
     `info`, when given, is what `load` checks the files against: the number of channels and the label values. `group`
-    names the patient: cases of one group never part (into splits, or folds); "": the case is a group of its own.
+    names the patient: cases of one group never part (into splits, or folds); "": the case is a group of its own. Of a
+    pair of images, `images` is the first date and `after` the second; each date may have a mask of its own.
     """
 
     case: str
@@ -90,3 +112,6 @@ class Record:
     info: DatasetInfo | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     group: str = ""
+    after: tuple[Path, ...] = ()
+    before_mask: Path | None = None
+    after_mask: Path | None = None

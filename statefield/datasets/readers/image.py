@@ -76,6 +76,13 @@ def read_mask(
             raise LabelError(
                 f"{path}: colour mode {image.mode} found; a grey or palette picture of label values is needed."
             )
+    return as_labels(path, values, num_classes, unlabelled=unlabelled)
+
+
+def as_labels(
+    path: str | os.PathLike[str], values: np.ndarray, num_classes: int | None = None, *, unlabelled: int | None = None
+) -> np.ndarray:
+    """`values` that were read from `path` as int64 labels, checked as `read_mask` says; of two classes 0/255 is 0/1."""
     known = values if unlabelled is None else values[values != unlabelled]
     if num_classes == 2 and values.dtype.kind in "iu" and _is_0_255(known):
         folded = (values == 255).astype(np.int64)
