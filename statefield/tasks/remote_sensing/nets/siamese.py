@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, cat, nn
 from torch.nn import functional
 
-from statefield.backbones import create_encoder
+from statefield.backbones import BACKBONES, create_encoder
 from statefield.errors import ConfigError, ShapeError, StatefieldError
 
 # ChangeMamba's encoders: VMamba in a form of the authors' own (their configuration files "0229"), between its sizes.
@@ -30,7 +30,10 @@ class SiameseNet(nn.Module):
     Args:
         encoder: "tiny", "small" or "base", which are ChangeMamba's own VMambas; or the name of any timm model, ours
             included, that gives a pyramid of maps. Its last four maps are used (fewer where it has fewer).
-        in_channels: C of an image of one date. encoder_args: further arguments of the encoder.
+        in_channels: C of an image of one date. encoder_args: further arguments of the encoder; `feature_norms=True`
+            gives those of ours the norm behind each map that ChangeMamba's own have.
+
+    Weights of a classifier: `load_checkpoint(net.encoder, FILE)`, with `fresh=("feature_norms",)` where it has those.
 
     Sizes: the official encoders take an image of any sides as the authors' code does: maps are rounded up, and the
     logits are resized to the image. For any other encoder the image is padded by its edge to multiples of `multiple`,
@@ -51,10 +54,11 @@ class SiameseNet(nn.Module):
         info: Any = self.encoder.feature_info
         reductions = info.reduction()[-_LEVELS:]
         if any(finer >= coarser for finer, coarser in pairwise(reductions)):
+            pyramid = f"{encoder}_pyramid"
+            remedy = f"Choose {pyramid!r}." if pyramid in BACKBONES else "`statefield models` lists ours."
             raise ConfigError(
                 f"the encoder {encoder!r} gives maps at strides {', '.join(map(str, reductions))}: a pyramid is "
-                "needed, each map smaller than the one before. Choose one of `statefield models`, of a plain "
-                "backbone its form that ends in _pyramid."
+                f"needed, each map smaller than the one before. {remedy}"
             )
         self.widths = tuple(info.channels()[-_LEVELS:])
         self.multiple = int(reductions[-1])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from statefield.backbones import without_scan
+from statefield.backbones import create_model, without_scan
 from statefield.backbones.checkpoints import load_checkpoint, load_entries
 from statefield.errors import CheckpointError, ConfigError, ShapeError, UnknownName
 from statefield.tasks.remote_sensing.nets import (
@@ -199,7 +199,7 @@ def test_a_control_without_scans_is_as_wide_and_lacks_only_the_recurrences(net_c
 def test_refuses_what_it_cannot_do():
     with pytest.raises(UnknownName, match="spatial_mamba_tiny"):
         MambaBCD(encoder="spatial_mamba_tini")
-    with pytest.raises(ConfigError, match="a pyramid is needed"):
+    with pytest.raises(ConfigError, match=r"a pyramid is needed.*'vim_tiny_pyramid'"):
         MambaBCD(encoder="vim_tiny", encoder_args={"num_layers": 4, "dim": 16})
     with pytest.raises(ConfigError, match="no_such"):
         MambaBCD(encoder="convnext_atto", encoder_args={"no_such": 1})
@@ -296,6 +296,20 @@ def test_a_file_of_the_authors_loads_strictly_and_counted(net_cls, tmp_path):
     del theirs[next(name for name in theirs if "st_block_42.2.op.A_logs" in name)]
     with pytest.raises(CheckpointError, match=r"1 missing \(decoder.levels.3.cross.block.mixer.A_log\)"):
         load_entries(fresh, theirs, source="file")
+
+
+def test_weights_of_a_classifier_fill_the_encoder_and_thirteen_channels_repeat_its_three(tmp_path):
+    arguments = {"dims": 8, "depths": (1, 1, 1, 1), "expand": 2.0}
+    classifier = create_model("vmamba_tiny_s2l5", num_classes=4, **arguments)
+    torch.save({"model": classifier.state_dict()}, tmp_path / "classifier.pth")
+    net = MambaBCD(13, **SMALL)
+    report = load_checkpoint(net.encoder, tmp_path / "classifier.pth", fresh=("feature_norms",))
+    assert len(report.fresh) == 8  # weight and bias of the norms that a classifier has not
+    assert {name.split(".")[0] for name in report.set_aside} == {"norm", "head"}
+    assert len(report.loaded) + len(report.set_aside) == len(classifier.state_dict())
+    assert report.adapted == ("stem.conv1.weight: 3 -> 13 channels",)
+    ours, theirs = net.encoder.model.stem.conv1.weight, classifier.stem.conv1.weight
+    torch.testing.assert_close(ours[:, 3:6] * 13 / 3, theirs)
 
 
 @every_net
