@@ -132,7 +132,7 @@ class RSMamba(nn.Module):
         """The order of the third path of a layer, [L]."""
         if self.training or self.shuffle == "fresh":
             return torch.randperm(tokens, device=device)
-        return torch.randperm(tokens, generator=torch.Generator().manual_seed(layer)).to(device)
+        return scrambled_order(layer, tokens, device)
 
     def orders(self, layer: int, tokens: int, device: torch.device) -> list[Tensor | None]:
         """The places of the tokens in each path; None for tokens as they are."""
@@ -158,6 +158,20 @@ class RSMamba(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that drive the recurrences, and the positions."""
         return {name for name, _ in self.named_parameters() if name.endswith((".A_log", ".D", "pos_embed"))}
+
+
+def scrambled_order(seed: int, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """A permutation [count] that looks random and follows from `seed` alone, on every device and inside a graph.
+
+    Places are sorted by a 32-bit hash of theirs; a generator of random numbers would be a break in a compiled graph.
+
+    >>> scrambled_order(1, 8).tolist()
+    [2, 5, 4, 3, 6, 1, 0, 7]
+    """
+    x = torch.arange(1, count + 1, device=device) + seed * 0x9E3779B9
+    for _ in range(3):
+        x = ((x ^ (x >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
+    return x.argsort(stable=True)
 
 
 def _patches(side: int) -> int:

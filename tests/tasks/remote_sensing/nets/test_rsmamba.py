@@ -88,6 +88,27 @@ def test_layers_are_shuffled_apart_and_every_path_is_put_back(tiny):
     torch.testing.assert_close(layer(x, torch.nn.Identity(), orders[0]), x + layer.mixer(x))
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 36, 784])
+def test_fixed_orders_are_permutations_without_a_trend(tokens):
+    orders = [rsmamba.scrambled_order(layer, tokens) for layer in range(48)]
+    assert all(sorted(one.tolist()) == list(range(tokens)) for one in orders)
+    if tokens >= 36:
+        assert len({tuple(one.tolist()) for one in orders}) == 48
+        places = torch.arange(float(tokens))
+        trends = torch.stack([torch.corrcoef(torch.stack([places, one.float()]))[0, 1] for one in orders])
+        # of random orders a correlation has the spread 1 / sqrt(tokens - 1), the mean of 48 a seventh of that
+        spread = (tokens - 1) ** -0.5
+        assert trends.abs().max() < 4 * spread
+        assert trends.mean().abs() < 4 * spread / 48**0.5
+
+
+def test_compiles_to_one_graph(tiny):
+    net = tiny().eval()
+    with torch.no_grad():
+        compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(image()), net(image()))
+
+
 def test_a_gate_weighs_paths_by_their_means(tiny):
     layer = tiny().layers[0]
     paths = [torch.full((1, 4, 8), float(value)) for value in (0, 1, 2)]
