@@ -7,10 +7,12 @@ import json
 
 import numpy as np
 import pytest
+from fakes.change import write_levir
 from fakes.medical import blobs, write_msd, write_pairs, write_volume
 
 from statefield.cli.main import main
 from statefield.datasets import ADAPTERS
+from statefield.datasets.change import CHANGE_ADAPTERS
 
 
 @pytest.fixture
@@ -153,6 +155,21 @@ def test_datasets_prints_its_table_for_the_documents(capsys):
     rows = capsys.readouterr().out.splitlines()
     assert [row.split("`")[1] for row in rows[2:]] == sorted(ADAPTERS)
     assert len({row.count("|") for row in rows}) == 1
+
+
+def test_datasets_lists_and_recognises_pairs_of_images_apart(tmp_path, capsys):
+    assert main(["datasets", "--change"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in CHANGE_ADAPTERS) and "acdc" not in out
+    assert main(["datasets", "--change", "--table"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split("`")[1] for row in rows[2:]] == sorted(CHANGE_ADAPTERS)
+    root = write_levir(tmp_path)
+    for options in (["--change"], ["--layout", "levir_cd"]):
+        assert main(["datasets", str(root), *options]) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert "layout levir_cd" in out and "│ train │ 6" in out and "not: change_pairs (its files are" in out
+    assert main(["datasets", str(root)]) == 2  # no layout of single images
 
 
 def test_datasets_tells_the_layout_and_counts_its_cases(tmp_path, capsys):

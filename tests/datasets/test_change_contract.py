@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,11 +24,13 @@ from fakes.change import (
     write_xbd,
 )
 
+from statefield.cli.datasets import table
 from statefield.datasets import ADAPTERS, SPLITS, mismatches
 from statefield.datasets.change import CHANGE_ADAPTERS, ChangeAdapter, open_change_dataset
 from statefield.datasets.sample import UNLABELLED
 from statefield.errors import ConfigError, DatasetLayoutError, EmptySplit, UnknownName
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "datasets.md"
 TILED = {"tile": 48}
 WRITERS = {
     "change_pairs": write_change_pairs,
@@ -187,3 +190,22 @@ def test_seed_changes_the_split_of_every_layout_that_draws_one(tmp_path):
             for s in range(4)
         }
         assert len(drawn) > 1
+
+
+def test_table_of_the_documents_is_the_registrys():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    begin, end = "<!-- statefield datasets --change --table -->\n", "\n<!-- end of pairs -->"
+    written = text[text.index(begin) + len(begin) : text.index(end)]
+    assert written == table(CHANGE_ADAPTERS), (
+        "replace the table in docs/datasets.md by what `statefield datasets --change --table` prints"
+    )
+
+
+def test_options_of_the_documents_are_those_of_the_layouts():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    told = text[text.index("<!-- end of pairs -->") :]
+    for name, adapter in CHANGE_ADAPTERS.items():
+        for option in (field.name for field in dataclasses.fields(adapter)):
+            (row,) = [line for line in told.splitlines() if line.count("|") > 3 and f"`{option}`" in line.split("|")[1]]
+            layouts = row.split("|")[2]
+            assert f"`{name}`" in layouts or layouts.strip() == "all", (name, option)
