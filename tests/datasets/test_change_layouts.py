@@ -106,9 +106,10 @@ def test_pixels_without_data_at_a_date_are_unlabelled(tmp_path):
     hole = (image == 0).any(axis=0)
     assert hole[2, 3] and hole[5, 7]
     np.testing.assert_array_equal(sample["mask"], np.where(hole, UNLABELLED, whole["mask"]))
-    write_tiff(record.images[0], np.zeros_like(image), nodata=0)
-    with pytest.raises(DataError, match=rf"{record.images[0].name}: no pixel has data"):
-        adapter.load(record)
+    for path in (record.after[0], record.images[0]):
+        write_tiff(path, np.zeros_like(image), nodata=0)
+        with pytest.raises(DataError, match=rf"{path.parent.name}/{path.name}: no pixel has data"):
+            adapter.load(record)
 
 
 # pairs that do not fit

@@ -129,8 +129,9 @@ def assemble(
         for valid in (before.valid, after.valid):
             if valid is not None:
                 labels[~valid] = UNLABELLED
-    if before.valid is not None and not before.valid.any():
-        raise DataError(f"{first}: no pixel has data.")
+    for path, valid in ((first, before.valid), (second, after.valid)):
+        if valid is not None and not valid.any():
+            raise DataError(f"{path}: no pixel has data.")
     return sample
 
 

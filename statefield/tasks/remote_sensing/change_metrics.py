@@ -16,7 +16,7 @@ change is rare: papers mix them up, so every name says of which class it is.
 A score whose denominator is 0, such as the recall where nothing has changed, is given as 0.0, as scikit-learn and
 torchmetrics do, and `Scores.notes` says which and why.
 
-Source: Chen et al., ChangeMamba, 2024, section IV-B; `Evaluator` of ChenHongruixuan/MambaCD, which gives NaN there.
+Source: Chen et al., ChangeMamba, 2024, arXiv 2404.03425; `Evaluator` of ChenHongruixuan/MambaCD, which gives NaN there.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ An F1 that is 0 / 0 (a damage that is neither in the target nor predicted) is gi
 code has it; it makes F1/damage 0 too. The official code adds 1e-7 to the denominators of the damage classes' F1:
 `official=True` does too, which changes the seventh digit.
 
-Source: Chen et al., ChangeMamba, 2024, section IV-B; script/train_MambaBDA.py of ChenHongruixuan/MambaCD.
+Source: Chen et al., ChangeMamba, 2024, arXiv 2404.03425; script/train_MambaBDA.py of ChenHongruixuan/MambaCD.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The weights of the change losses; the defaults are those that ChangeMamba was published with.
 
-Source: Chen et al., ChangeMamba, 2024, section III-E; script/train_Mamba{BCD,SCD,BDA}.py of ChenHongruixuan/MambaCD.
+Source: Chen et al., ChangeMamba, 2024, arXiv 2404.03425; script/train_Mamba{BCD,SCD,BDA}.py of ChenHongruixuan/MambaCD.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ term without a pixel to count is 0, with gradients of 0. Means are over the batc
 
 Every loss offers `terms(...)`, its parts by the names of its weights, and `forward(...)`, their weighted sum.
 
-Source: Chen et al., ChangeMamba, 2024, section III-E; script/train_Mamba{BCD,SCD,BDA}.py of ChenHongruixuan/MambaCD.
+Source: Chen et al., ChangeMamba, 2024, arXiv 2404.03425; script/train_Mamba{BCD,SCD,BDA}.py of ChenHongruixuan/MambaCD.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def lovasz_softmax(logits: Tensor, target: Tensor) -> Tensor:
     The mean over the classes present in the target, of the Lovasz extension of the Jaccard loss at the errors |[label
     is k] - softmax_k|. Scalar float32 in [0, 1], 0 where no pixel is labelled.
 
-    Source: Berman et al., The Lovasz-Softmax loss, CVPR 2018, eq. 8, 9 and 11; computed by segmentation_models_pytorch.
+    Source: Berman et al., The Lovasz-Softmax loss, CVPR 2018, algorithm 1; computed by segmentation_models_pytorch.
     """
     logits = _checked(logits, target)
     if not (target != UNLABELLED).any():
