@@ -43,6 +43,19 @@ def read_array(path: str | os.PathLike[str], name: str, ndim: int) -> np.ndarray
         return values
 
 
+def array_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """The arrays at the top of an HDF5 file by name, with their shapes; what is a link or a group is left out."""
+    path = Path(path)
+    with _opened(path) as file:
+        return {
+            name: tuple(file[name].shape)
+            for name in file.keys()  # noqa: SIM118  iterating the file itself is the same, but reads worse
+            if isinstance(file.get(name, getlink=True), h5py.HardLink)
+            and file.get(name, getclass=True) is h5py.Dataset
+            and file[name].shape is not None
+        }
+
+
 def _own_dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
     if name not in file.keys():  # noqa: SIM118  `in file` would follow the link
         raise DataError(f"{path}: there is no {name!r} in it, but {', '.join(sorted(file.keys())) or 'nothing'}.")

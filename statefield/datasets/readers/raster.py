@@ -32,6 +32,7 @@ SUFFIXES = (".tif", ".tiff")
 DRIVER = "GTiff"
 _REMOTE = re.compile(r"^\s*(/vsi|[a-z][a-z0-9+.-]*:/|[a-z_]{2,}:)", re.IGNORECASE)  # URLs, and GDAL's DRIVER:... names
 _ENVIRONMENT = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
+_ENVI = {**_ENVIRONMENT, "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}  # finds its header, no other file
 _OPENING = threading.Lock()  # the filters of warnings belong to all threads
 _REAL_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64")
 
@@ -83,7 +84,7 @@ def opened(path: str | os.PathLike[str], *, driver: str = DRIVER) -> Iterator[Da
     if not path.is_file():
         raise DataError(f"{path}: no such file.")
     try:
-        with rasterio.Env(**_ENVIRONMENT):
+        with rasterio.Env(**(_ENVI if driver == "ENVI" else _ENVIRONMENT)):
             with _OPENING, warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)  # the header says so with None
                 dataset = rasterio.open(path, driver=driver)
