@@ -72,17 +72,23 @@ class Raster:
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str], *, driver: str = DRIVER) -> Iterator[DatasetReader]:
+def opened(
+    path: str | os.PathLike[str], *, driver: str = DRIVER, allow_remote: bool = False
+) -> Iterator[DatasetReader]:
     """The rasterio dataset, for reading by windows; one handle belongs to one thread.
 
+    Args:
+        allow_remote: open URLs and `/vsi` paths, too, still by the driver named alone.
+
     Raises:
-        ConfigError: a URL, a `/vsi` path, or another name that is not a file's.
+        ConfigError: without `allow_remote`, a URL, a `/vsi` path, or another name that is not a file's.
         DataError: no such file, not of this driver, damaged or cut off; also of what is read inside the block.
         DataError: a block (tile or strip) larger than the memory limit.
     """
-    path = local_path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file.")
+    if not (allow_remote and is_remote(path)):
+        path = local_path(path)
+        if not path.is_file():
+            raise DataError(f"{path}: no such file.")
     try:
         with rasterio.Env(**(_ENVI if driver == "ENVI" else _ENVIRONMENT)):
             with _OPENING, warnings.catch_warnings():
@@ -98,10 +104,15 @@ def opened(path: str | os.PathLike[str], *, driver: str = DRIVER) -> Iterator[Da
         ) from error
 
 
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether GDAL would take the name for a URL, a `/vsi` path or `DRIVER:...` rather than a file's."""
+    return bool(_REMOTE.match(os.fspath(path)))
+
+
 def local_path(path: str | os.PathLike[str]) -> Path:
     """`path` as a path on this machine; `ConfigError` for URLs, `/vsi` paths and GDAL's `DRIVER:...` names."""
     text = os.fspath(path)
-    if _REMOTE.match(text):
+    if is_remote(text):
         raise ConfigError(f"{text}: a file on this machine is needed; URLs and GDAL's virtual paths are not opened.")
     return Path(text)
 
@@ -236,7 +247,7 @@ def _window(header: RasterHeader, window: tuple[int, int, int, int] | None) -> t
     return Window(column, row, columns, rows), rows, columns
 
 
-def _require_sane(path: Path, dataset: DatasetReader) -> None:
+def _require_sane(path: str | os.PathLike[str], dataset: DatasetReader) -> None:
     if not dataset.count or not dataset.width or not dataset.height:
         raise DataError(f"{path}: {dataset.count} bands of {dataset.height} x {dataset.width} pixels: it is empty.")
     together = dataset.count if str(dataset.interleaving).lower().endswith("pixel") else 1
