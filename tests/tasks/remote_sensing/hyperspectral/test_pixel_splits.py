@@ -110,7 +110,7 @@ def test_a_class_in_one_place_is_left_out_and_named() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"window": 12}, "larger blocks"),
+        ({"window": 16}, "larger blocks"),
         ({"window": 0}, "1 or more"),
         ({"window": 3, "fractions": (0.5, 0.5, 0.5)}, "sum to 1"),
         ({"window": 3, "fractions": (0.5, 0.0, 0.5)}, "above 0"),
