@@ -35,6 +35,9 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "statefield.cli.medical_predict:predict", "segment images or volumes with a trained model"
     ),
     ("medical", "evaluate"): Verb("statefield.cli.medical_evaluate:evaluate", "score label files against label files"),
+    ("hyperspectral", "train"): Verb(
+        "statefield.cli.hyperspectral:train", "learn the classes of a scene's pixels, test on others, map the scene"
+    ),
     ("models",): Verb("statefield.cli.models:models", "list the backbones"),
     ("routes",): Verb("statefield.cli.routes:routes", "list the scan orders, or draw one"),
     ("datasets",): Verb("statefield.cli.datasets:datasets", "list the dataset layouts that can be read"),
@@ -54,6 +57,7 @@ _EXAMPLES = (
     "statefield medical plan data/Task09_Spleen",
     "statefield medical predict --run runs/demo scan.nii.gz --output scan_labels.nii.gz",
     "statefield medical evaluate predictions/ labels/ --classes 3",
+    "statefield hyperspectral train --output runs/indian_pines",
     "statefield models spatial",
     "statefield convert spatial_mamba_t.pth spatial_mamba_tiny.safetensors --model spatial_mamba_tiny",
     "statefield bench kernels --json kernels.json",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from statefield.datasets.hyperspectral import Scene
@@ -20,8 +21,9 @@ from statefield.errors import ConfigError
 from statefield.tasks.common import confusion
 from statefield.tasks.common.environment import describe_environment
 from statefield.tasks.remote_sensing.change_metrics import Scores
-from statefield.tasks.remote_sensing.hyperspectral.contenders import CONTENDERS, examples
+from statefield.tasks.remote_sensing.hyperspectral.contenders import CONTENDERS, Classifier, examples
 from statefield.tasks.remote_sensing.hyperspectral.metrics import over_seeds, summarise
+from statefield.tasks.remote_sensing.hyperspectral.scene_map import predict_scene, write_picture, write_raster
 from statefield.tasks.remote_sensing.hyperspectral.splits import (
     FRACTIONS,
     PARTS,
@@ -45,12 +47,14 @@ def compare(
     block: int = 16,
     fractions: tuple[float, float, float] = FRACTIONS,
     epochs: int | None = None,
+    maps: Path | None = None,
 ) -> dict[str, Any]:
     """Train and test each contender, and gather everything for a JSON file.
 
     Args:
         contenders, splits: names in `CONTENDERS` and `SPLITS`. seeds: distinct. block: side of the blocks in pixels.
         fractions: of train, val and test. epochs: in place of every net's own (for a quick look; it is in the result).
+        maps: a folder for the map of the scene by each contender of the first seed, PNG and GeoTIFF.
 
     Returns:
         `runs`, one for each contender, split and seed, with its scores, confusion counts, notes, sizes and seconds;
@@ -76,6 +80,9 @@ def compare(
                 state = confusion.observe(
                     classifier.predict(test.pixels), test.labels, num_classes=len(scene.info.classes)
                 )
+                finished = time.perf_counter()
+                if maps is not None and seed == seeds[0]:
+                    _write_maps(maps / f"{split_name}_{name}_seed{seed}", scene, classifier)
                 found = summarise(state, scene.info.classes)
                 scores[split_name][name].append(found)
                 runs.append(
@@ -92,7 +99,7 @@ def compare(
                         "num_parameters": classifier.num_parameters,
                         "chosen_on_validation": classifier.chosen,
                         "fit_seconds": fitted - begun,
-                        "test_seconds": time.perf_counter() - fitted,
+                        "test_seconds": finished - fitted,
                     }
                 )
                 logger.info("%s, %s, seed %d: OA %.4f", split_name, name, seed, found.values["OA"])
@@ -142,6 +149,13 @@ def table(result: Mapping[str, Any]) -> str:
 def _cell(spread: Mapping[str, float]) -> str:
     mean = f"{100 * spread['mean']:.2f}"
     return f"{mean} ± {100 * spread['std']:.2f}" if spread["runs"] > 1 else mean
+
+
+def _write_maps(stem: Path, scene: Scene, classifier: Classifier) -> None:
+    classes = scene.info.classes
+    labels = predict_scene(classifier.predict, (scene.labels.shape[0], scene.labels.shape[1]))
+    write_picture(stem.with_name(f"{stem.name}.png"), labels, len(classes))
+    write_raster(stem.with_name(f"{stem.name}.tif"), labels, classes, scene.meta)
 
 
 def _make(
