@@ -339,11 +339,12 @@ def _write_cog(
     with cog.open("rb+") as file:
         os.fsync(file.fileno())
     cog.replace(output)  # made in `folder`, not by `atomic_path`, so that a killed run leaves one folder and no more
-    handle = os.open(output.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    if os.name == "posix":  # elsewhere a folder cannot be opened for flushing; the rename is atomic all the same
+        handle = os.open(output.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _line(entry: dict[str, Any]) -> str:

@@ -163,7 +163,12 @@ def predict_raster(
             strips.remove()  # inputs have to be replaced, and strips of others cannot be resumed
             raise
         if header.nodata is not None and value != header.nodata:
-            _LOG.warning("%s: nodata is %s, since the input's %s is a class here.", output, value, header.nodata)
+            _LOG.warning(
+                "%s: nodata is %s, since the input's %s is a class or does not fit a byte.",
+                output,
+                value,
+                header.nodata,
+            )
         point = _is_point(sources[0])
         if probabilities is not None:
             names = [
@@ -285,7 +290,7 @@ class _Run:
         assert self._layers is not None
         missing = ~found.valid
         groups = found.logits.split([size for _, size in self._layers])
-        labels = np.stack([group.argmax(dim=0).numpy().astype(np.uint8) for group in groups])
+        labels = np.stack([_largest(group).numpy() for group in groups])
         labels[:, missing] = UNSEEN
         if not self._strips.with_probabilities:
             return labels, None
@@ -319,6 +324,15 @@ class _Run:
             strips.add(Strip(number, labels, chances))
 
         writer.put(add)
+
+
+def _largest(logits: Tensor) -> Tensor:
+    """The first class of the largest logit, [K, h, w] -> uint8 [h, w]; on a CPU 4 to 10 times as fast as argmax."""
+    best, labels = logits[0], torch.zeros(logits.shape[1:], dtype=torch.uint8)
+    for number in range(1, len(logits)):
+        labels.masked_fill_(logits[number] > best, number)
+        best = torch.maximum(best, logits[number])
+    return labels
 
 
 def _sources(
