@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.io
 
+from statefield.cli.datasets import table
 from statefield.cli.main import main
 from statefield.datasets.hyperspectral import SCENE_ADAPTERS, published
 
@@ -61,3 +62,8 @@ def test_settings_that_cannot_work_are_told_in_one_paragraph(
     assert main(["hyperspectral", "train", str(salinas), "--output", str(tmp_path / "run"), *words]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run").exists()
+
+
+def test_the_page_lists_every_scene() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "hyperspectral.md").read_text(encoding="utf-8")
+    assert page.split("<!-- scenes -->\n")[1].split("\n<!-- /scenes -->")[0] == table(SCENE_ADAPTERS)
