@@ -150,18 +150,25 @@ def predict_raster(
         resumed = strips.done
         if resumed:
             _LOG.info("%s: going on after %d of %d finished strips.", output, resumed, strips.total)
-        run = _Run(net, sources, layout, strips, batch_size, mirror_axes, device, progress)
+        may_lack = any(source.may_lack for source in sources)
+
+        def decided(layers: Layers) -> tuple[int | None, list[Legend]]:
+            value = output_nodata(header, layers, may_lack=may_lack, wanted=nodata)
+            return value, _legends(legends, layers, len(sources))
+
+        if strips.layers is not None:
+            decided(strips.layers)
+        run = _Run(net, sources, layout, strips, batch_size, mirror_axes, device, progress, decided)
         output.parent.mkdir(parents=True, exist_ok=True)
         try:
             run.finish_strips()
             if strips.layers is None:
                 raise DataError(f"{' and '.join(source.path for source in sources)}: no pixel has data in all of them.")
-            may_lack = any(source.may_lack for source in sources)
-            value = output_nodata(header, strips.layers, may_lack=may_lack, wanted=nodata)
-            legends = _legends(legends, strips.layers, len(sources))
-        except DataError:
-            strips.remove()  # inputs have to be replaced, and strips of others cannot be resumed
+        except BaseException as error:
+            if isinstance(error, DataError) or not strips.done:  # other inputs are needed, and other strips then
+                strips.remove()
             raise
+        value, chosen = decided(strips.layers)
         if header.nodata is not None and value != header.nodata:
             _LOG.warning(
                 "%s: nodata is %s, since the input's %s is a class or does not fit a byte.",
@@ -173,14 +180,14 @@ def predict_raster(
         if probabilities is not None:
             names = [
                 f"{layer} {name}"
-                for (layer, _), legend in zip(strips.layers, legends, strict=True)
+                for (layer, _), legend in zip(strips.layers, chosen, strict=True)
                 for name in legend.names
             ]
             write_probabilities(Path(probabilities), strips, header, names=names, point=point)
-        write_labels(output, strips, header, nodata=value, legends=legends, point=point)
+        write_labels(output, strips, header, nodata=value, legends=chosen, point=point)
         count = None
         if polygons is not None:
-            count = write_polygons(output, polygons, classes=polygon_classes, names=legends[0].names)
+            count = write_polygons(output, polygons, classes=polygon_classes, names=chosen[0].names)
         strips.remove()
     return RasterPrediction(output, strips.layers, value, run.num_tiles, run.num_skipped, resumed, count)
 
@@ -198,9 +205,10 @@ class _Run:
         mirror_axes: Sequence[int],
         device: torch.device | str | None,
         progress: Progress | None,
+        check: Callable[[Layers], object],
     ) -> None:
         self._net, self._sources, self._layout, self._strips = net, sources, layout, strips
-        self._batch_size, self._device, self._progress = batch_size, device, progress
+        self._batch_size, self._device, self._progress, self._check = batch_size, device, progress, check
         if len(set(mirror_axes)) != len(mirror_axes) or any(axis not in (0, 1) for axis in mirror_axes):
             raise ConfigError(f"mirror_axes={tuple(mirror_axes)}: 0 (rows), 1 (columns) or both.")
         self._joint = mirrored(self._joined, mirror_axes)
@@ -255,13 +263,17 @@ class _Run:
                     f"the net returned {told} for windows of shape {tuple(windows.shape)}: logits [{len(windows)}, K, "
                     f"{windows.shape[2]}, {windows.shape[3]}] are needed, or a tuple of such."
                 )
+        names = getattr(given, "_fields", None) or [f"layer_{number}" for number in range(len(outputs))]
+        names = ("class",) if isinstance(given, Tensor) else names
+        layers = tuple((str(name), logits.shape[1]) for name, logits in zip(names, outputs, strict=True))
         if self._layers is None:
-            names = getattr(given, "_fields", None) or [f"layer_{number}" for number in range(len(outputs))]
-            names = ("class",) if isinstance(given, Tensor) else names
-            self._layers = tuple((str(name), logits.shape[1]) for name, logits in zip(names, outputs, strict=True))
-            if not all(2 <= size <= UNSEEN for _, size in self._layers):
-                sizes = ", ".join(f"{name}: {size}" for name, size in self._layers)
+            if not all(2 <= size <= UNSEEN for _, size in layers):
+                sizes = ", ".join(f"{name}: {size}" for name, size in layers)
                 raise ShapeError(f"the net gives logits of {sizes} classes; 2 to {UNSEEN} can be written as bytes.")
+            self._check(layers)  # with the first windows, not after hours
+            self._layers = layers
+        if layers != self._layers:
+            raise ShapeError(f"the net's layers are {layers} where they were {self._layers} in earlier windows.")
         return torch.cat([logits.float() for logits in outputs], dim=1)
 
     def _take(self, found: Finished, writer: StripWriter) -> None:

@@ -8,6 +8,7 @@ from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 
 from statefield.errors import ConfigError, DataError, ShapeError
+from statefield.tasks.remote_sensing.raster_output import Legend
 from statefield.tasks.remote_sensing.raster_predict import predict_raster
 from statefield.tasks.remote_sensing.raster_sources import BandScaling
 
@@ -144,8 +145,12 @@ def test_outputs_and_nets_that_do_not_fit(tmp_path, refused):
         predict_raster(same, [image.path], image.path)
     with pytest.raises(ConfigError, match=r"ends in \.tif"):
         predict_raster(same, [image.path], tmp_path / "out.png")
-    with pytest.raises(ShapeError, match="windows of shape"):
-        predict_raster(lambda x: x[:, :, :4], [image.path], tmp_path / "out.tif", tile=32)
+    refused(ShapeError, "windows of shape", [image.path], net=lambda x: x[:, :, :4])
+    runs = []
+    legend = Legend(("water", "land"), ((0, 0, 255), (0, 255, 0)))
+    for wrong, match in (({"legends": [legend]}, "numbers of classes"), ({"nodata": 2}, "nodata=2")):
+        refused(ConfigError, match, [image.path], net=lambda x: runs.append(x) or x, batch_size=1, **wrong)
+    assert len(runs) == 2  # told with the first window
     refused(ConfigError, "list of one path", str(image.path))
     refused(ConfigError, r"ends in \.geojson", [image.path], polygons=tmp_path / "p.gpkg")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from fakes.rasters import change_pair, write_raster
 
-from statefield.errors import ConfigError
+from statefield.errors import ConfigError, ShapeError
 from statefield.tasks.remote_sensing.raster_predict import predict_raster
 from statefield.tasks.remote_sensing.raster_sources import BandScaling
 
@@ -92,6 +92,8 @@ def test_strips_of_other_settings_or_inputs_are_refused_and_without_resume_begun
         predict_raster(interrupting(300), images, output, **SETTINGS)
     with pytest.raises(ConfigError, match=r"other settings \(margin\)"):
         predict_raster(blurred, images, output, margin=4, resume=True, **SETTINGS)
+    with pytest.raises(ShapeError, match="where they were"):
+        predict_raster(lambda x, y: torch.cat([x, y], dim=1), images, output, resume=True, **SETTINGS)
     after.array[0, 0, 0] += 1
     after.save()
     os.utime(after.path, ns=(1, 1))
