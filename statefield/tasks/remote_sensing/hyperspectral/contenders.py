@@ -4,6 +4,9 @@ morpmamba               the graph as released, 4 x 4 windows of 15 whitened comp
 spectral_spatial_mamba  ours, on the shared kernels
 cnn3d                   after Ben Hamida et al. 2018: the convolutional control
 svm                     radial basis functions on the pixel's own spectrum, C and gamma by validation: no window
+
+Two things of MorpMamba's notebook differ: its rate falls by 1e-6 a step (0.05 % in all), here it is constant; and here,
+as for every net, the epoch that is best on validation pixels is kept.
 """
 
 from __future__ import annotations

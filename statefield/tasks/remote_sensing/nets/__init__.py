@@ -17,6 +17,7 @@ from statefield.tasks.remote_sensing.nets.change_mamba import (
 from statefield.tasks.remote_sensing.nets.fc_siam import FCSiamDiff
 from statefield.tasks.remote_sensing.nets.morpmamba import MorpMamba
 from statefield.tasks.remote_sensing.nets.rsmamba import RSMamba
+from statefield.tasks.remote_sensing.nets.spectral_spatial import SpectralSpatialCNN, SpectralSpatialMamba
 
 __all__ = [
     "CHANGE_NETS",
@@ -30,6 +31,8 @@ __all__ = [
     "RSMamba",
     "SemanticChange",
     "SemanticDecoder",
+    "SpectralSpatialCNN",
+    "SpectralSpatialMamba",
 ]
 
 CHANGE_NETS: Registry[type] = Registry("net of two dates")  # by the names that recipes have for them

@@ -103,7 +103,7 @@ class SpectralSpatialCNN(nn.Module):
     Raises:
         ShapeError (forward): windows of another side or other bands.
     Source: after Ben Hamida et al. 2018, 3-D deep learning approach for remote sensing image classification, IEEE TGRS,
-        doi 10.1109/TGRS.2018.2818945; written from the paper's description and not held to the authors' numbers.
+        doi 10.1109/TGRS.2018.2818945; our own writing of that design, not held to the authors' code or numbers.
     """
 
     window = 5

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from statefield.tasks.remote_sensing.nets import FCSiamDiff, MambaBDA, MambaSCD, MorpMamba, RSMamba
+from statefield.tasks.remote_sensing.nets import (
+    FCSiamDiff,
+    MambaBDA,
+    MambaSCD,
+    MorpMamba,
+    RSMamba,
+    SpectralSpatialCNN,
+    SpectralSpatialMamba,
+)
 
 SMALL = {"encoder_args": {"dims": 8, "depths": (1, 1, 1, 1)}, "width": 8}
 CASES: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] = {
@@ -16,6 +24,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] = {
     "damage, another encoder": (lambda: MambaBDA(encoder="convnext_atto", width=8), [(1, 3, 64, 70)] * 2),
     "fc_siam_diff": (lambda: FCSiamDiff(width=4), [(1, 3, 33, 40)] * 2),
     "rsmamba": (lambda: RSMamba(size=(8, 2), num_classes=5, image_size=32), [(1, 3, 32, 45)]),
+    "cnn3d": (lambda: SpectralSpatialCNN(20, 9), [(2, 20, 5, 5)]),
+    "spectral_spatial_mamba": (lambda: SpectralSpatialMamba(20, 9), [(2, 20, 7, 7)]),
     "morpmamba": (lambda: MorpMamba(15, 9), [(2, 15, 4, 4)]),
 }
 
