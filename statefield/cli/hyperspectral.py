@@ -34,6 +34,13 @@ def train(argv: list[str]) -> int:
     )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each, seeds 0, 1, ... (default: %(default)s)")
     parser.add_argument("--block", type=int, default=16, help="side of a block in pixels (default: %(default)s)")
+    parser.add_argument(
+        "--window",
+        type=int,
+        default=1,
+        help="split for windows of this side at least (default: the largest of the classifiers); give it where figures "
+        "of several runs are compared, since it decides which pixels are used",
+    )
     parser.add_argument("--epochs", type=int, help="in place of every net's own number")
     parser.add_argument("--maps", action="store_true", help="also write the map of the scene by each net of seed 0")
     parser.add_argument("--output", type=Path, required=True, help="folder for the results")
@@ -53,6 +60,7 @@ def train(argv: list[str]) -> int:
         splits=arguments.split or ("blocks",),
         seeds=range(arguments.seeds),
         block=arguments.block,
+        window=arguments.window,
         epochs=arguments.epochs,
         maps=arguments.output / "maps" if arguments.maps else None,
     )

@@ -45,6 +45,7 @@ def compare(
     splits: Sequence[str] = tuple(SPLITS),
     seeds: Sequence[int] = (0, 1, 2),
     block: int = 16,
+    window: int = 1,
     fractions: tuple[float, float, float] = FRACTIONS,
     epochs: int | None = None,
     maps: Path | None = None,
@@ -53,6 +54,8 @@ def compare(
 
     Args:
         contenders, splits: names in `CONTENDERS` and `SPLITS`. seeds: distinct. block: side of the blocks in pixels.
+        window: split for windows of this side at least, so that a classifier that sees less has the pixels that it
+            would have beside one that sees more.
         fractions: of train, val and test. epochs: in place of every net's own (for a quick look; it is in the result).
         maps: a folder for the map of the scene by each contender of the first seed, PNG and GeoTIFF.
 
@@ -66,7 +69,7 @@ def compare(
     if not contenders or not splits or not seeds or len(set(seeds)) != len(seeds):
         raise ConfigError("at least one contender, one split and one seed are needed, and no seed twice.")
     chosen = {name: CONTENDERS[name] for name in contenders}
-    window = max(contender.window for contender in chosen.values())
+    window = max(window, *(contender.window for contender in chosen.values()))
     runs: list[dict[str, Any]] = []
     scores: dict[str, dict[str, list[Scores]]] = {name: {each: [] for each in chosen} for name in splits}
     for split_name in splits:

@@ -103,10 +103,10 @@ def _write(path: Path, driver: str, codes: np.ndarray, names: Sequence[str], met
             **place,
             **options,
         ) as file:
-            file.write(codes, 1)
-            if driver == "GTiff":
+            if driver == "GTiff":  # before the pixels: the TIFF's header cannot be changed behind them
                 file.write_colormap(1, {value: (*colour, 255) for value, colour in enumerate(colours)})
                 file.update_tags(1, **{f"CLASS_{value}": name for value, name in enumerate(names)})
+            file.write(codes, 1)
     if driver == "ENVI":  # GDAL's driver writes classes only from category names, which rasterio cannot set
         header = path.with_suffix(".hdr")
         text = header.read_text(encoding="utf-8").replace("ENVI Standard", "ENVI Classification")

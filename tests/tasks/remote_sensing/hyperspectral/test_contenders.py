@@ -165,10 +165,20 @@ def test_the_table_has_every_contender_on_every_split_and_goes_into_json(tmp_pat
     assert len(lines) == 8 and f"| blocks | svm | {100 * np.mean(both):.2f} ± " in lines[4]
 
 
+def test_a_larger_window_leaves_the_pixels_that_others_would_have() -> None:
+    runs = [
+        compare(fields(), contenders=names, splits=("blocks",), seeds=(0,), epochs=1, window=window)["runs"][0]
+        for names, window in ((("svm", "morpmamba"), 1), (("svm",), 4), (("svm",), 1))
+    ]
+    assert runs[0]["pixels"] == runs[1]["pixels"] and runs[0]["confusion"] == runs[1]["confusion"]
+    assert runs[2]["pixels"]["test"] > runs[1]["pixels"]["test"]
+
+
 @pytest.mark.parametrize("suffix", [".tif", ".dat"])
-def test_a_map_keeps_the_place_of_its_scene(suffix: str, tmp_path: Path) -> None:
+def test_a_map_keeps_the_place_of_its_scene(suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     scene = fields()
     write_raster(tmp_path / f"map{suffix}", scene.labels, scene.info.classes, scene.meta)
+    assert not caplog.records  # GDAL reports here what it could not write
     driver = "GTiff" if suffix == ".tif" else "ENVI"
     with rasterio.open(tmp_path / f"map{suffix}", driver=driver) as file:
         assert (file.read(1) == scene.labels + 1).all()
