@@ -120,6 +120,7 @@ def test_bench_gives_no_time_to_a_wrong_kernel(capsys, monkeypatch, tmp_path):
     assert "wrong" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_bench_backbones_prints_and_writes_families_controls_and_attention(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "160")
     target = tmp_path / "backbones.json"

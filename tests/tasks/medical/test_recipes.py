@@ -54,7 +54,8 @@ def test_there_are_recipes_for_every_layout():
     assert {read_recipe(path).data.layout for path in RECIPES} >= {"mni152", *FAKES}
 
 
-SLOW = {"lightm_unet_3d", "mni152_3d", "segmamba", "xlstm_unet_3d"}  # u_mamba_3d stands for nets of volumes
+# u_mamba_3d stands for nets of volumes, demo and pairs for encoders of full size
+SLOW = {"lightm_unet_3d", "mni152_3d", "msd", "nnunet", "segmamba", "xlstm_unet_3d"}
 
 
 @pytest.mark.parametrize(
