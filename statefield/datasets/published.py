@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -25,7 +26,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class DividedDataset:
+class DividedDataset(ABC):
     """The base of such adapters, which give `mismatch`, `describe`, `parts` and `load`.
 
     fractions: shares of train, val and test, where they are drawn; what is official takes no part, and the others
@@ -41,15 +42,17 @@ class DividedDataset:
     about: ClassVar[About]
     embedded: ClassVar[bool] = False
 
+    @abstractmethod
     def mismatch(self, root: Path) -> str | None:
-        raise NotImplementedError
+        """Why `root` does not have this layout, or None when it has."""
 
+    @abstractmethod
     def describe(self, root: Path | None) -> DatasetInfo:
-        raise NotImplementedError
+        """Classes, channels and dimensions."""
 
+    @abstractmethod
     def parts(self, root: Path) -> Parts:
         """Every case of the folder; looks at names only."""
-        raise NotImplementedError
 
     def records(self, root: Path | None, split: Split) -> list[Record]:
         require_split(split)
