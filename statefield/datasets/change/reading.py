@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from statefield.datasets.readers import image as image_reader
 from statefield.datasets.readers import raster
-from statefield.datasets.sample import UNLABELLED, ChangeInfo, ChangeSample, DatasetInfo, Meta, Record
+from statefield.datasets.readers.picture import SUFFIXES as SUFFIXES
+from statefield.datasets.readers.picture import Picture, read_picture
+from statefield.datasets.readers.picture import num_channels_of as num_channels_of
+from statefield.datasets.sample import UNLABELLED, ChangeInfo, ChangeSample, DatasetInfo, Record
 from statefield.errors import DataError, LabelError, ShapeError
 
-SUFFIXES = image_reader.SUFFIXES
 _JPEG = (".jpg", ".jpeg")
 _FARTHEST_FROM_BINARY = (
     64  # how far compression or resampling may have moved a value of a binary mask from 0 or 255 ...
 )
 _MOST_STRAYS = 0.01  # ... at all but this share of the pixels
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """array: float32 [C, H, W]. valid: bool [H, W], or None where every pixel has data. header: of rasters."""
-
-    array: np.ndarray
-    valid: np.ndarray | None
-    meta: Meta
-    header: raster.RasterHeader | None = None
-
-
-def read_picture(path: Path, case: str) -> Picture:
-    """One file that holds every channel: a GeoTIFF through rasterio, another picture through Pillow."""
-    if path.suffix.lower() in raster.SUFFIXES:
-        found = raster.read_raster(path)
-        valid = None if found.valid.all() else found.valid
-        return Picture(found.array, valid, raster.meta_of(found.header, case=case), found.header)
-    return Picture(image_reader.read_image(path), None, image_reader.meta_of(path, case=case))
 
 
 def read_labels(path: Path, num_classes: int) -> np.ndarray:
@@ -133,13 +115,6 @@ def assemble(
         if valid is not None and not valid.any():
             raise DataError(f"{path}: no pixel has data.")
     return sample
-
-
-def num_channels_of(path: Path) -> int:
-    """The channels that `read_picture` gives, from the file's header alone."""
-    if path.suffix.lower() in raster.SUFFIXES:
-        return raster.read_header(path).num_bands
-    return image_reader.num_channels_of(path)
 
 
 def _require_channels(path: Path, count: int, info: DatasetInfo | None) -> None:
