@@ -1,0 +1,1 @@
+"""Single-object tracking: how each benchmark scores it."""
