@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ def overlap_thresholds(protocol: Protocol) -> Array:
     Their values differ in the last bit, which decides for overlaps such as 0.15 exactly.
     """
     if protocol.overlap == "inclusive" and not protocol.rounded:
-        return np.arange(protocol.num_overlaps) * 0.05
+        return np.arange(protocol.num_overlaps, dtype=np.float64) * 0.05
     return np.linspace(0, 1, protocol.num_overlaps)
 
 
@@ -160,17 +161,21 @@ def _bounded(boxes: Array, image_size: tuple[int, int]) -> Array:
 
 def _valid(protocol: Protocol, truth: Array) -> NDArray[np.bool_]:
     if protocol.valid == "not_nan":
-        return ~np.isnan(truth).any(axis=1)
+        return ~_in_any_column(np.isnan(truth))
     with np.errstate(invalid="ignore"):
-        return (truth > 0).all(axis=1) if protocol.valid == "four" else (truth[:, 2:] > 0).all(axis=1)
+        return ~_in_any_column(~((truth if protocol.valid == "four" else truth[:, 2:]) > 0))
+
+
+def _in_any_column(values: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.asarray(values.any(axis=1))
 
 
 def _repaired(protocol: Protocol, predicted: Array, truth: Array, where: str) -> tuple[Array, int]:
     """The prediction with boxes without a size replaced as the toolkit does, and how many were."""
-    not_a_number = np.isnan(predicted).any(axis=1)
+    not_a_number = _in_any_column(np.isnan(predicted))
     with np.errstate(invalid="ignore"):
-        negative = (predicted[:, 2:] < 0).any(axis=1)
-        without_size = not_a_number | (predicted[:, 2:] <= 0).any(axis=1)
+        negative = _in_any_column(predicted[:, 2:] < 0)
+        without_size = not_a_number | _in_any_column(predicted[:, 2:] <= 0)
     refused = not_a_number | negative
     if protocol.broken == "repeat_all":
         refused[1:] = False
@@ -188,7 +193,7 @@ def _repaired(protocol: Protocol, predicted: Array, truth: Array, where: str) ->
     replaced = without_size.copy()
     replaced[:1] = False
     shared = min(len(predicted), len(truth))
-    replaced[:shared] &= ~np.isnan(truth[:shared]).any(axis=1)
+    replaced[:shared] &= ~_in_any_column(np.isnan(truth[:shared]))
     # the last row before each that is not replaced; repetition follows repetition, as in a loop over frames
     source = np.maximum.accumulate(np.where(replaced, 0, np.arange(len(predicted))))
     return predicted[source], int(replaced.sum())
@@ -214,7 +219,7 @@ def curves(protocol: Protocol, errors: FrameErrors) -> Curves:
     if errors.num_frames == 0:
         nothing = np.full(protocol.num_errors, np.nan)
         return Curves(np.full(protocol.num_overlaps, np.nan), nothing, nothing)
-    side = "right" if protocol.strict else "left"
+    side: Literal["left", "right"] = "right" if protocol.strict else "left"
     ordered = np.sort(errors.overlap)
     successes = len(ordered) - np.searchsorted(ordered, overlap_thresholds(protocol), side=side)
     hits = [
@@ -224,10 +229,11 @@ def curves(protocol: Protocol, errors: FrameErrors) -> Curves:
             (errors.centre_normalised, error_px / 100.0),
         )
     ]
-    dtype = np.float32 if protocol.float32 else np.float64
-    # single precision divides single-precision counts, as torch does
-    rates = [(counts.astype(dtype) / dtype(errors.num_frames)) for counts in (successes, *hits)]
-    return Curves(*rates)
+    counts = [np.asarray(successes, dtype=np.float64), *(np.asarray(hit, dtype=np.float64) for hit in hits)]
+    if protocol.float32:  # single precision divides single-precision counts, as torch does
+        rates = [count.astype(np.float32) / np.float32(errors.num_frames) for count in counts]
+        return Curves(*rates)
+    return Curves(*(count / errors.num_frames for count in counts))
 
 
 def pooled_errors(parts: Sequence[FrameErrors]) -> FrameErrors:
