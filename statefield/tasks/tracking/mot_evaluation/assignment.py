@@ -1,0 +1,110 @@
+"""Matching the boxes of every frame, each with one of the other side at most, for the largest total weight.
+
+TrackEval solves one dense assignment a frame. Most of a frame needs none: a pair that weighs more than the best other
+pair of its ground-truth box and the best other pair of its tracker's box together is in every best matching (leave it
+out, and exchanging those two for it gains). Such pairs are taken, with them their boxes leave, and so on. A frame in
+which pairs remain is handed whole to the same solver that TrackEval calls, `scipy.optimize.linear_sum_assignment`, on
+the same matrix, so that ties are broken as there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from statefield.tasks.tracking.mot_evaluation.overlaps import Floats, Frames, Integers, Mask, Overlaps
+
+_MARGIN = 1e-9  # far above what rounding does to a sum of weights, far below what tells pairs apart
+
+
+@cache
+def _solver() -> Any:
+    """SciPy's `linear_sum_assignment`.
+
+    It is a file of its own (`_lsap`), loaded without the rest of `scipy.optimize`, whose import takes longer than a
+    benchmark's evaluation. Where SciPy keeps it elsewhere the public name is imported: the same function.
+    """
+    found = importlib.util.find_spec("scipy")
+    for folder in (found.submodule_search_locations or []) if found is not None else []:
+        for path in sorted(Path(folder, "optimize").glob("_lsap.*")):
+            spec = importlib.util.spec_from_file_location("_lsap", path)
+            if path.suffix in (".so", ".pyd") and spec is not None and spec.loader is not None:
+                module = importlib.util.module_from_spec(spec)
+                spec.loader.exec_module(module)
+                return module.linear_sum_assignment
+    from scipy.optimize import linear_sum_assignment
+
+    return linear_sum_assignment
+
+
+def best_assignment(weights: Floats) -> tuple[Integers, Integers]:
+    """Rows and columns [min(shape)] of the assignment with the largest total of `weights` [rows, columns]."""
+    return _solver()(-weights)
+
+
+def matched_pairs(pairs: Overlaps, weights: Floats, gt_frames: Frames, tracker_frames: Frames) -> Mask:
+    """bool [E], the pairs of the matching with the largest total weight in every frame.
+
+    Args:
+        pairs: the candidates; all other pairs weigh 0 and are never matched.
+        weights: float64 [E], above 0.
+        gt_frames: where each frame's ground-truth boxes are.
+        tracker_frames: where each frame's tracker boxes are.
+    """
+    matched = np.zeros(len(pairs), bool)
+    left = np.arange(len(pairs))
+    by_tracker = np.argsort(pairs.tracker, kind="stable")
+    while len(left):
+        weight = weights[left]
+        order = np.argsort(pairs.tracker[left], kind="stable") if len(left) < len(pairs) else by_tracker
+        other_of_gt = _best_other(pairs.gt[left], weight)
+        other_of_tracker = np.empty_like(weight)
+        other_of_tracker[order] = _best_other(pairs.tracker[left][order], weight[order])
+        certain = weight > other_of_gt + other_of_tracker + _MARGIN
+        if not certain.any():
+            break
+        matched[left[certain]] = True
+        gone_gt = np.zeros(int(gt_frames.first[-1]), bool)
+        gone_tracker = np.zeros(int(tracker_frames.first[-1]), bool)
+        gone_gt[pairs.gt[left[certain]]] = True
+        gone_tracker[pairs.tracker[left[certain]]] = True
+        left = left[~(gone_gt[pairs.gt[left]] | gone_tracker[pairs.tracker[left]])]
+    unsettled = np.unique(pairs.frame[left])
+    first = np.searchsorted(pairs.frame, unsettled)
+    last = np.searchsorted(pairs.frame, unsettled, side="right")
+    for frame, start, stop in zip(unsettled.tolist(), first.tolist(), last.tolist(), strict=True):
+        matched[start:stop] = assigned(pairs, weights, slice(start, stop), frame, gt_frames, tracker_frames)
+    return matched
+
+
+def assigned(
+    pairs: Overlaps, weights: Floats, of_frame: slice, frame: int, gt_frames: Frames, tracker_frames: Frames
+) -> Mask:
+    """bool, the pairs `of_frame` that the solver chooses on the whole matrix of their frame."""
+    gt_first, tracker_first = int(gt_frames.first[frame]), int(tracker_frames.first[frame])
+    shape = (int(gt_frames.first[frame + 1]) - gt_first, int(tracker_frames.first[frame + 1]) - tracker_first)
+    matrix = np.zeros(shape)
+    row, column = pairs.gt[of_frame] - gt_first, pairs.tracker[of_frame] - tracker_first
+    matrix[row, column] = weights[of_frame]
+    chosen = np.full(shape[0], -1)
+    rows, columns = best_assignment(matrix)
+    chosen[rows] = columns
+    return chosen[row] == column
+
+
+def _best_other(group: NDArray[np.int64], weight: Floats) -> Floats:
+    """For each entry, the largest weight of another entry of its group (0 where there is none); `group` is sorted."""
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    sizes = np.diff(starts, append=len(group))
+    best = np.maximum.reduceat(weight, starts)
+    spread_best = np.repeat(best, sizes)
+    is_best = weight == spread_best
+    second = np.maximum.reduceat(np.where(is_best, 0.0, weight), starts)
+    ties = np.add.reduceat(is_best, starts, dtype=np.int64) > 1
+    second[ties] = best[ties]
+    return np.where(is_best, np.repeat(second, sizes), spread_best)
