@@ -22,7 +22,7 @@ def test_field_is_listed_alone(field, capsys):
     assert main(["datasets", "--field", field]) == 0
     out = capsys.readouterr().out
     for name, one in FIELDS.items():
-        assert all((f"{layout}   " in out) == (name == field) for layout in one.layouts)
+        assert all((f"\n{layout}   " in out) == (name == field) for layout in one.layouts)
     assert main(["datasets", "--field", field, "--table"]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert [row.split("`")[1] for row in rows[2:]] == sorted(FIELDS[field].layouts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
-import logging
 import pickle
 from collections import Counter
 from pathlib import Path
@@ -162,7 +161,7 @@ def test_lists_may_lie_elsewhere(tmp_path):
     ("lists", "said"),
     [
         ({"train": "fields/fields_000.png\nfields/absent.png"}, r"train.txt, line 2: no image .* 'fields/absent.png'"),
-        ({"train": "fields/fields_000.png", "val": "fields_000.png"}, r"val.txt, line 1: .* train.txt, line 1 already"),
+        ({"train": "fields/fields_000.png", "val": "fields_000.png"}, r"val.txt, line 1: .*train.txt, line 1 already"),
         ({"train": "\n\n"}, "train.txt: the list names no scene"),
         ({"val": "fields/fields_000.png"}, "none for train"),
         ({"train": "fields/fields_000.png", "train_list": "trees/trees_000.png"}, "two lists for train"),
@@ -204,9 +203,7 @@ def test_missing_and_unknown_classes_are_named(tmp_path, caplog):
     (root / "Viaduct").rename(tmp_path.parent / f"{tmp_path.name}_away")
     with pytest.raises(DatasetLayoutError, match="no folder of the class Viaduct"):
         open_scenes(root, "aid")
-    caplog.clear()
-    with caplog.at_level(logging.WARNING):
-        assert open_scenes(root)[0].name == "class_folders"
+    assert open_scenes(root)[0].name == "class_folders"
     assert "AID but for Viaduct" in caplog.text
 
 
@@ -266,7 +263,7 @@ def _transparent(path: Path) -> None:
         ("glass.png", _transparent, "transparent"),
         ("nan.tif", lambda p: write_tiff(p, np.full((3, 8, 8), np.nan, np.float32)), "192 values are NaN"),
         ("void.tif", lambda p: write_tiff(p, np.zeros((3, 8, 8), np.uint8), nodata=0), "no pixel has data"),
-        ("four.tif", lambda p: write_tiff(p, np.ones((4, 8, 8), np.uint8)), "4 channels found where 3 are needed"),
+        ("wide.tif", lambda p: write_tiff(p, np.ones((4, 8, 8), np.uint8)), "4 channels found where 3 are needed"),
     ],
 )
 def test_broken_image_is_named(tmp_path, name, spoil, said):
