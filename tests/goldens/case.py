@@ -20,6 +20,9 @@ SHARE_OF_STD = 1e-4  # agreement: the largest difference is at most this share o
 # Systems whose files define different classes of one name: there the file belongs to the class.
 _TOLD_APART_BY_FILE = ("hrvmamba", "shufflemamba")
 
+# Arguments that a golden states beside the others: a fixed draw in place of a random one, what a sequence is made by.
+_ARGUMENTS_APART = ("permutation", "w", "frame_no")
+
 _TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "identity": lambda x: x,
     "softplus": lambda x: np.log1p(np.exp(x)),
@@ -141,8 +144,7 @@ def _case(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Go
         path=path,
         system=meta["system"],
         cls=official_class(meta),
-        # A fixed draw in place of a random one is an argument too.
-        kwargs=(meta.get("kwargs") or {}) | ({"permutation": meta["permutation"]} if "permutation" in meta else {}),
+        kwargs=(meta.get("kwargs") or {}) | {name: meta[name] for name in _ARGUMENTS_APART if name in meta},
         shapes={key: tuple(shape) for key, shape, _ in meta["keys"]},
         weights=_weights(meta),
         inputs={name: _input(told) for name, told in meta["inputs"].items()},

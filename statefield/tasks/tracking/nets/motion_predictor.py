@@ -1,0 +1,86 @@
+"""MTP, the motion predictor of MambaTrack (arXiv 2408.09178): the next step of a box from its last steps.
+
+    [dx, dy, dw, dh] of up to q frames -> linear -> bidirectional Mamba blocks -> mean over frames -> MLP -> next step
+
+    block   y = mamba_forwards(x) + mamba_backwards(x);   out = y + norm(mlp(y))
+
+There is no code of the authors. What their paper leaves open is ours, and said where it is: what steps are measured in,
+the backward branch's order (ours returns to time's), and what stands before a young track's first step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from statefield.backbones._mixers import OrientedMixer
+from statefield.errors import ConfigError, ShapeError
+
+__all__ = ["MotionPredictor"]
+
+
+class _Block(nn.Module):
+    """Two Mambas, one from either end, and an MLP: [B, L, D] -> [B, L, D]."""
+
+    def __init__(self, dim: int, d_state: int, expand: float, mlp_ratio: float) -> None:
+        super().__init__()
+        self.forwards = OrientedMixer(dim, routes={"scan": "raster"}, d_state=d_state, expand=expand)
+        self.backwards = OrientedMixer(dim, routes={"scan": "raster~"}, d_state=d_state, expand=expand)
+        hidden = int(mlp_ratio * dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.forwards(x) + self.backwards(x)
+        return y + self.norm(self.mlp(y))
+
+
+class MotionPredictor(nn.Module):
+    """Steps of boxes, oldest first [B, q, 4], and how many of them are real [B] -> the next step [B, 4].
+
+    Args:
+        history: q, steps that are read at most. dim: D. num_layers: blocks. d_state: N. expand: inner channels over D.
+        mlp_ratio: hidden units of a block's MLP over D.
+
+    A step is (dx, dy, dw, dh) of a box's centre and sides in the unit of `statefield.tasks.tracking.motion`, which
+    measures and undoes it. A track with fewer steps has zeros in front, which the mean over frames leaves out.
+
+    Source: section 3.2 of the paper; q 10, D 512 and 3 blocks there.
+    """
+
+    def __init__(
+        self,
+        history: int = 10,
+        *,
+        dim: int = 512,
+        num_layers: int = 3,
+        d_state: int = 16,
+        expand: float = 2.0,
+        mlp_ratio: float = 4.0,
+    ) -> None:
+        super().__init__()
+        if history < 1 or num_layers < 1:
+            raise ConfigError(f"history {history} and num_layers {num_layers}: 1 or more are needed of each.")
+        self.history = history
+        # What a step of 1 is to the layers: the standard deviation of the training's steps, kept with the weights.
+        self.spread = nn.Buffer(torch.ones(4))
+        self.embed = nn.Linear(4, dim)
+        self.blocks = nn.ModuleList(_Block(dim, d_state, expand, mlp_ratio) for _ in range(num_layers))
+        self.head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 4))
+
+    def forward(self, steps: Tensor, lengths: Tensor) -> Tensor:
+        if steps.ndim != 3 or tuple(steps.shape[1:]) != (self.history, 4) or lengths.shape != steps.shape[:1]:
+            raise ShapeError(
+                f"steps of shape {list(steps.shape)} with lengths of shape {list(lengths.shape)}: "
+                f"[B, {self.history}, 4] and [B] are needed."
+            )
+        places = torch.arange(self.history, device=steps.device)
+        real = (places >= self.history - lengths.clamp(min=1)[:, None]).to(steps.dtype)[..., None]
+        x = self.embed(steps / self.spread)
+        for block in self.blocks:
+            x = block(x)
+        return self.head((x * real).sum(1) / real.sum(1)) * self.spread
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that drive the recurrences."""
+        return {name for name, _ in self.named_parameters() if name.endswith((".A_log", ".D"))}
