@@ -38,6 +38,9 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("hyperspectral", "train"): Verb(
         "statefield.cli.hyperspectral:train", "learn the classes of a scene's pixels, test on others, map the scene"
     ),
+    ("sot", "evaluate"): Verb(
+        "statefield.cli.sot_evaluate:evaluate", "score trackers of one object as the benchmarks' own toolkits do"
+    ),
     ("models",): Verb("statefield.cli.models:models", "list the backbones"),
     ("routes",): Verb("statefield.cli.routes:routes", "list the scan orders, or draw one"),
     ("datasets",): Verb("statefield.cli.datasets:datasets", "list the dataset layouts that can be read"),
@@ -58,6 +61,7 @@ _EXAMPLES = (
     "statefield medical predict --run runs/demo scan.nii.gz --output scan_labels.nii.gz",
     "statefield medical evaluate predictions/ labels/ --classes 3",
     "statefield hyperspectral train --output runs/indian_pines",
+    "statefield sot evaluate --gt LaSOT/ --results results/ostrack results/mixformer --report report.html",
     "statefield models spatial",
     "statefield convert spatial_mamba_t.pth spatial_mamba_tiny.safetensors --model spatial_mamba_tiny",
     "statefield bench kernels --json kernels.json",

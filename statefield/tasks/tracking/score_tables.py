@@ -46,7 +46,11 @@ class ScoreTable:
         """The rows with the best value of a column, by the digits shown; none where fewer than two can be compared."""
         if column in self.unranked:
             return frozenset()
-        numbers = {row: value for row, values in self.rows.items() if _is_number(value := values.get(column))}
+        numbers: dict[str, float] = {}
+        for row, values in self.rows.items():
+            value = values.get(column)
+            if isinstance(value, (int, float)) and not math.isnan(value):
+                numbers[row] = value
         if len(numbers) < 2:
             return frozenset()
         choose = min if column in self.lower_is_better else max
