@@ -38,6 +38,9 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("hyperspectral", "train"): Verb(
         "statefield.cli.hyperspectral:train", "learn the classes of a scene's pixels, test on others, map the scene"
     ),
+    ("mot", "evaluate"): Verb(
+        "statefield.cli.mot_evaluate:evaluate", "score trackers of many objects: HOTA, MOTA, IDF1, as TrackEval does"
+    ),
     ("sot", "evaluate"): Verb(
         "statefield.cli.sot_evaluate:evaluate", "score trackers of one object as the benchmarks' own toolkits do"
     ),
@@ -61,6 +64,7 @@ _EXAMPLES = (
     "statefield medical predict --run runs/demo scan.nii.gz --output scan_labels.nii.gz",
     "statefield medical evaluate predictions/ labels/ --classes 3",
     "statefield hyperspectral train --output runs/indian_pines",
+    "statefield mot evaluate --gt MOT17/train --results results/bytetrack results/sort",
     "statefield sot evaluate --gt LaSOT/ --results results/ostrack results/mixformer --report report.html",
     "statefield models spatial",
     "statefield convert spatial_mamba_t.pth spatial_mamba_tiny.safetensors --model spatial_mamba_tiny",

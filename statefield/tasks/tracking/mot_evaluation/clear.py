@@ -6,6 +6,7 @@ MT, PT and ML after Wu and Nevatia, CVPR 2006; computed as TrackEval 1.3.0 does.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, fields
 
@@ -109,13 +110,9 @@ def observe_clear(sequence: MotSequence) -> ClearState:
         return ClearState(fn=num_gt, mostly_lost=sequence.num_gt_ids, alone=True)
     if not num_gt:
         return ClearState(fp=num_tracker, alone=True)
-    pairs = sequence.pairs.where(sequence.pairs.iou >= MATCH_THRESHOLD - EPS)
+    pairs = clear_matches(sequence)
     gt_id, tracker_id = sequence.gt_ids[pairs.gt], sequence.tracker_ids[pairs.tracker]
-    has_both = (sequence.gt_frames.counts > 0) & (sequence.tracker_frames.counts > 0)
-    turn = np.cumsum(has_both) - 1  # the frames with both, counted
-    matched = _matched_in_turn(sequence, pairs, gt_id, tracker_id, turn)
-
-    gt_id, tracker_id, when = gt_id[matched], tracker_id[matched], turn[pairs.frame[matched]]
+    when = _turns(sequence)[pairs.frame]
     order = np.argsort(gt_id, kind="stable")
     gt_id, tracker_id, when = gt_id[order], tracker_id[order], when[order]
     same_track = gt_id[1:] == gt_id[:-1]
@@ -134,67 +131,112 @@ def observe_clear(sequence: MotSequence) -> ClearState:
         mostly_lost=sequence.num_gt_ids - mostly_tracked - partly_tracked,
         fragmentations=int(np.count_nonzero(same_track & (when[1:] > when[:-1] + 1))),
         num_frames=sequence.num_frames,
-        iou_sum=float(pairs.iou[matched].sum()),
+        iou_sum=float(pairs.iou.sum()),
     )
 
 
-def _matched_in_turn(
-    sequence: MotSequence, pairs: Overlaps, gt_id: Integers, tracker_id: Integers, turn: Integers
-) -> Mask:
-    """bool [E], the matched pairs of every frame. Only frames in which pairs compete depend on the frame before."""
-    num_of_gt = np.bincount(pairs.gt, minlength=len(sequence.gt))
-    num_of_tracker = np.bincount(pairs.tracker, minlength=len(sequence.tracker))
-    compete = (num_of_gt[pairs.gt] > 1) | (num_of_tracker[pairs.tracker] > 1)
+def clear_matches(sequence: MotSequence) -> Overlaps:
+    """The pairs that CLEAR matches, for those who want to see them."""
+    pairs = sequence.pairs.where(sequence.pairs.iou >= MATCH_THRESHOLD - EPS)
+    return pairs.where(_matched_in_turn(sequence, pairs))
+
+
+def _turns(sequence: MotSequence) -> Integers:
+    """int64 [F]: frames counted from 0, those without boxes on either side left out (they have the last one's)."""
+    return np.cumsum((sequence.gt_frames.counts > 0) & (sequence.tracker_frames.counts > 0)) - 1
+
+
+def _matched_in_turn(sequence: MotSequence, pairs: Overlaps) -> Mask:
+    """bool [E], the matched pairs of every frame. Only pairs that compete for a box depend on the frame before."""
+    gt_count = np.bincount(pairs.gt, minlength=len(sequence.gt))
+    tracker_count = np.bincount(pairs.tracker, minlength=len(sequence.tracker))
+    compete = (gt_count[pairs.gt] > 1) | (tracker_count[pairs.tracker] > 1)
     matched = ~compete
-    if not compete.any():
-        return matched
-    first = np.searchsorted(pairs.frame, np.arange(sequence.num_frames + 1))
-    frame_of_turn = np.flatnonzero(np.diff(turn, prepend=-1))
     competing = np.flatnonzero(compete)
+    if not len(competing):
+        return matched
+    before = _same_pair_before(sequence, pairs)
+    groups = _competitions(pairs.gt[competing], pairs.tracker[competing])
+    order = np.lexsort((competing, groups, pairs.frame[competing]))  # frame by frame, and there group by group
+    competing, groups = competing[order], groups[order]
+    starts = np.flatnonzero(np.diff(groups, prepend=-1)).tolist()
+    is_matched = matched.tolist()  # single values are read and written from here on
+    pair, frame = competing.tolist(), pairs.frame[competing].tolist()
+    gt, tracker = pairs.gt[competing].tolist(), pairs.tracker[competing].tolist()
+    iou, last = pairs.iou[competing].tolist(), before[competing].tolist()
     weights = np.zeros(len(pairs))
-    frames, starts = np.unique(pairs.frame[competing], return_index=True)
-    for frame, of_frame in zip(frames.tolist(), np.split(competing, starts[1:]), strict=True):
-        before = np.empty(0, np.int64)
-        if turn[frame] > 0:
-            last = frame_of_turn[turn[frame] - 1]
-            before = np.arange(first[last], first[last + 1])
-            before = before[matched[before]]
-        continued = dict(zip(gt_id[before].tolist(), tracker_id[before].tolist(), strict=True))
+    settled = -1  # the last frame that was solved as a whole
+    for start, stop in itertools.pairwise([*starts, len(pair)]):
+        if frame[start] == settled:
+            continue
         edges = [
-            (gt, tracker, iou + (_BONUS if continued.get(of_gt) == of_tracker else 0.0))
-            for gt, tracker, iou, of_gt, of_tracker in zip(
-                pairs.gt[of_frame].tolist(),
-                pairs.tracker[of_frame].tolist(),
-                pairs.iou[of_frame].tolist(),
-                gt_id[of_frame].tolist(),
-                tracker_id[of_frame].tolist(),
-                strict=True,
-            )
+            (gt[at], tracker[at], iou[at] + (_BONUS if last[at] >= 0 and is_matched[last[at]] else 0.0))
+            for at in range(start, stop)
         ]
         chosen = _certain_matches(edges)
         if chosen is not None:
-            matched[of_frame[chosen]] = True
+            for position in chosen:
+                is_matched[pair[start + position]] = True
             continue
-        whole = slice(int(first[frame]), int(first[frame + 1]))
-        ids = zip(gt_id[whole].tolist(), tracker_id[whole].tolist(), strict=True)
-        bonus = np.array([_BONUS if continued.get(of_gt) == of_tracker else 0.0 for of_gt, of_tracker in ids])
-        weights[whole] = bonus + pairs.iou[whole]
-        matched[whole] = assigned(pairs, weights, whole, frame, sequence.gt_frames, sequence.tracker_frames)
-    return matched
+        settled = frame[start]
+        first, end = np.searchsorted(pairs.frame, (settled, settled + 1)).tolist()
+        bonus = [_BONUS if place >= 0 and is_matched[place] else 0.0 for place in before[first:end].tolist()]
+        weights[first:end] = np.array(bonus) + pairs.iou[first:end]
+        of_frame = slice(first, end)
+        solved = assigned(pairs, weights, of_frame, settled, sequence.gt_frames, sequence.tracker_frames)
+        is_matched[of_frame] = solved.tolist()
+    return np.array(is_matched)
+
+
+def _same_pair_before(sequence: MotSequence, pairs: Overlaps) -> Integers:
+    """int64 [E], for each pair the one of the same two tracks in the frame before, -1 where there is none."""
+    key = sequence.gt_ids[pairs.gt] * sequence.num_tracker_ids + sequence.tracker_ids[pairs.tracker]
+    order = np.argsort(key, kind="stable")
+    turn = _turns(sequence)[pairs.frame[order]]
+    follows = np.flatnonzero((key[order][1:] == key[order][:-1]) & (turn[1:] == turn[:-1] + 1)) + 1
+    before = np.full(len(pairs), -1)
+    before[order[follows]] = order[follows - 1]
+    return before
+
+
+def _competitions(gt: Integers, tracker: Integers) -> Integers:
+    """int64 [E], a number for each set of pairs that are linked by shared boxes; pairs of one frame alone share any."""
+    group = np.arange(len(gt))
+    for _ in range(len(gt)):
+        smaller = group
+        for box in (gt, tracker):
+            order = np.argsort(box, kind="stable")
+            starts = np.flatnonzero(np.diff(box[order], prepend=-1))
+            least = np.minimum.reduceat(smaller[order], starts)
+            spread = np.empty_like(group)
+            spread[order] = np.repeat(least, np.diff(starts, append=len(box)))
+            smaller = spread
+        if np.array_equal(smaller, group):
+            break
+        group = smaller
+    return group
 
 
 def _certain_matches(edges: list[tuple[int, int, float]]) -> list[int] | None:
     """The positions of the edges (row, column, weight) of the best matching; None where it may not be the only one.
 
-    As `assignment.matched_pairs`, for the few edges that compete in a frame.
+    As `assignment.matched_pairs`, for the few edges that compete.
     """
+    if len(edges) == 2:  # two that share a box: the usual case
+        first, second = edges[0][2], edges[1][2]
+        return None if abs(first - second) <= _MARGIN else [0 if first > second else 1]
     chosen: list[int] = []
     left = list(enumerate(edges))
     while left:
         taken = None
         for position, (row, column, weight) in left:
-            in_row = max((w for p, (r, _, w) in left if r == row and p != position), default=0.0)
-            in_column = max((w for p, (_, c, w) in left if c == column and p != position), default=0.0)
+            in_row = in_column = 0.0
+            for other, (its_row, its_column, its_weight) in left:
+                if other != position:
+                    if its_row == row and its_weight > in_row:
+                        in_row = its_weight
+                    if its_column == column and its_weight > in_column:
+                        in_column = its_weight
             if weight > in_row + in_column + _MARGIN:
                 taken = (position, row, column)
                 break

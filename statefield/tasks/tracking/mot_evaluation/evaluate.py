@@ -178,6 +178,14 @@ def evaluate_mot(
     return evaluation
 
 
+def read_sequence(
+    evaluation: MotEvaluation, tracker: TrackerScores, sequence: SequenceFiles, class_name: str
+) -> MotSequence:
+    """The boxes of one sequence as they were scored, read again (rows that cannot be meant are left out)."""
+    reader = _Reader(evaluation.ground_truth, sequence, "skip", [])
+    return reader.ready(tracker.files[sequence.name], class_name)
+
+
 class _Reader:
     """One sequence's ground truth, read once for all trackers."""
 

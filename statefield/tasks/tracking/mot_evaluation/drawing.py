@@ -1,0 +1,249 @@
+"""Frames with what a tracker got right and wrong: hits in the colour of their track, misses, false positives, switches.
+
+The matches are those of CLEAR at IoU 0.5, after the benchmark's rules: what is not drawn does not count.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+
+from statefield.datasets.readers.limits import require_memory
+from statefield.datasets.tracking.multi_object import SequenceFiles
+from statefield.errors import ConfigError, DataError, DatasetLayoutError
+from statefield.files import atomic_path
+from statefield.tasks.common.figures import class_colour
+from statefield.tasks.tracking.mot_evaluation.clear import clear_matches
+from statefield.tasks.tracking.mot_evaluation.evaluate import MotEvaluation, TrackerScores, read_sequence
+from statefield.tasks.tracking.mot_evaluation.sequence import MotSequence
+
+Form = Literal["frames", "mp4", "webp"]
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_MISSED, _FALSE, _INK, _PAPER = "#FFFFFF", "#FF3B30", "#FFFFFF", "#101418"
+_DEFAULT_RATE = 25.0
+_LONGEST_SIDE_PX = 1280  # of a video; frames keep their size
+
+
+def draw_evaluation(folder: Path, evaluation: MotEvaluation, *, form: Form, images: Path | None = None) -> str:
+    """Draw every tracker on every sequence whose frames are there; returns what was written, in words.
+
+    Args:
+        folder: frames go to TRACKER/SEQUENCE/FILE.jpg below it, videos to TRACKER/SEQUENCE.mp4 or .webp; where several
+            classes are scored, TRACKER is followed by the class.
+        evaluation: of `evaluate_mot`.
+        form: "frames" (JPEG), "mp4" (by the program ffmpeg) or "webp" (animated, at most 1280 pixels wide or high).
+        images: folder with the frames of each sequence, in SEQUENCE or SEQUENCE/img1; default: beside the ground truth.
+
+    Raises: ConfigError for mp4 without ffmpeg; DatasetLayoutError where there are no frames of any sequence.
+    """
+    if form == "mp4" and shutil.which("ffmpeg") is None:
+        raise ConfigError(
+            "--draw mp4: the program ffmpeg is not installed, and nothing that statefield depends on writes mp4. "
+            "Install ffmpeg, or draw frames or webp."
+        )
+    found = {each.name: _frame_files(each, images) for each in evaluation.ground_truth.sequences}
+    if not any(found.values()):
+        where = images or evaluation.ground_truth.root
+        names = ", ".join(list(found)[:3])
+        raise DatasetLayoutError(
+            f"{where} has no frames of {names}: pictures such as SEQUENCE/img1/000001.jpg are needed. Name their "
+            "folder with --images."
+        )
+    num_frames = 0
+    for tracker in evaluation.trackers:
+        for class_name in evaluation.classes:
+            name = tracker.name if len(evaluation.classes) == 1 else f"{tracker.name}_{class_name}"
+            for sequence in evaluation.ground_truth.sequences:
+                if files := found[sequence.name]:
+                    drawn = _drawn_frames(evaluation, tracker, sequence, class_name, files)
+                    num_frames += _write(folder / name / sequence.name, drawn, form, sequence.frame_rate)
+    missing = [name for name, files in found.items() if not files]
+    without = f"; no frames of {', '.join(missing)}" if missing else ""
+    return f"{num_frames} frames{without}"
+
+
+def _frame_files(sequence: SequenceFiles, images: Path | None) -> dict[int, Path]:
+    """Frame number as the files have it -> picture."""
+    places = [images / sequence.name / "img1", images / sequence.name] if images is not None else [sequence.images]
+    for place in places:
+        if place is None or not place.is_dir():
+            continue
+        files = {
+            int(number[0]): path
+            for path in sorted(place.iterdir())
+            if path.suffix.lower() in _PICTURES and (number := re.findall(r"\d+", path.stem)[-1:])
+        }
+        if files:
+            return files
+    return {}
+
+
+def _drawn_frames(
+    evaluation: MotEvaluation,
+    tracker: TrackerScores,
+    sequence: SequenceFiles,
+    class_name: str,
+    files: dict[int, Path],
+) -> Iterator[tuple[str, Image.Image]]:
+    scored = read_sequence(evaluation, tracker, sequence, class_name)
+    first = 0 if evaluation.ground_truth.benchmark == "KITTI" else 1
+    marks = _FrameMarks(scored)
+    for number, path in sorted(files.items()):
+        frame = number - first
+        if not 0 <= frame < scored.num_frames:
+            continue
+        picture = _picture(path)
+        marks.draw(picture, frame, f"{tracker.name}  {sequence.name}  frame {number}")
+        yield path.stem, picture
+
+
+def _picture(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            require_memory(path, image.height * image.width * 3, f"{image.width} x {image.height} pixels")
+            return image.convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as a picture ({error}). Replace it, or name other --images.") from error
+
+
+class _FrameMarks:
+    """What is to be drawn in each frame."""
+
+    def __init__(self, scored: MotSequence) -> None:
+        self.scored = scored
+        matches = clear_matches(scored)
+        self.match_of_tracker = np.full(len(scored.tracker), -1)
+        self.match_of_tracker[matches.tracker] = matches.gt
+        self.is_found = np.zeros(len(scored.gt), bool)
+        self.is_found[matches.gt] = True
+        self.switched_from = np.full(len(scored.tracker), -1)  # position of the gt's last match, where it was another's
+        last: dict[int, int] = {}
+        for gt, box in zip(matches.gt.tolist(), matches.tracker.tolist(), strict=True):
+            track = int(scored.gt_ids[gt])
+            if track in last and scored.tracker_ids[last[track]] != scored.tracker_ids[box]:
+                self.switched_from[box] = last[track]
+            last[track] = box
+
+    def draw(self, picture: Image.Image, frame: int, title: str) -> None:
+        """Draw the boxes of `frame` and, above, the counts."""
+        scored, pen = self.scored, ImageDraw.Draw(picture)
+        width = max(2, round(picture.height / 360))
+        high = max(12, picture.height // 48)
+        font = ImageFont.load_default(high)
+        counts = dict.fromkeys(("hits", "misses", "false", "switches"), 0)
+        for gt in range(int(scored.gt_frames.first[frame]), int(scored.gt_frames.first[frame + 1])):
+            if not self.is_found[gt]:
+                counts["misses"] += 1
+                _dashed(pen, scored.gt.corners[gt], _MISSED, width)
+        for box in range(int(scored.tracker_frames.first[frame]), int(scored.tracker_frames.first[frame + 1])):
+            corners, track = scored.tracker.corners[box], int(scored.tracker.ids[box])
+            if self.match_of_tracker[box] < 0:
+                counts["false"] += 1
+                _rectangle(pen, corners, _FALSE, width)
+                pen.line([(corners[0], corners[1]), (corners[2], corners[3])], fill=_FALSE, width=width)
+                continue
+            counts["hits"] += 1
+            colour = class_colour(int(scored.tracker_ids[box]) % 7 + 1)
+            label = str(track)
+            if self.switched_from[box] >= 0:
+                counts["switches"] += 1
+                label = f"{scored.tracker.ids[self.switched_from[box]]} > {track}"
+            _rectangle(pen, corners, colour, 2 * width if self.switched_from[box] >= 0 else width)
+            _label(pen, (corners[0], corners[1]), label, colour, _PAPER, font)
+        told = "   ".join(f"{name} {count}" for name, count in counts.items())
+        _label(pen, (0, high * 1.5), f"{title}   {told}", _PAPER, _INK, font)
+
+
+def _rectangle(pen: ImageDraw.ImageDraw, corners: np.ndarray, colour: str, width: int) -> None:
+    left, top, right, bottom = (float(value) for value in corners)
+    pen.rectangle([left, top, max(left, right), max(top, bottom)], outline=colour, width=width)
+
+
+def _dashed(pen: ImageDraw.ImageDraw, corners: np.ndarray, colour: str, width: int) -> None:
+    """A rectangle of dashes, for what is not there."""
+    left, top, right, bottom = (float(value) for value in corners)
+    dash = 5.0 * width
+    for (x, y), (to_x, to_y) in (
+        ((left, top), (right, top)),
+        ((left, bottom), (right, bottom)),
+        ((left, top), (left, bottom)),
+        ((right, top), (right, bottom)),
+    ):
+        length = max(abs(to_x - x), abs(to_y - y), 1e-6)
+        for start in np.arange(0.0, length, 2 * dash):
+            one, other = start / length, min(start + dash, length) / length
+            pen.line(
+                [(x + (to_x - x) * one, y + (to_y - y) * one), (x + (to_x - x) * other, y + (to_y - y) * other)],
+                fill=colour,
+                width=width,
+            )
+
+
+def _label(
+    pen: ImageDraw.ImageDraw,
+    bottom_left: tuple[float, float],
+    text: str,
+    paper: str,
+    ink: str,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    x, y = bottom_left
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    high = bottom - top + 6
+    y = max(0.0, y - high)
+    pen.rectangle([x, y, x + right - left + 8, y + high], fill=paper)
+    pen.text((x + 4 - left, y + 3 - top), text, fill=ink, font=font)
+
+
+def _write(target: Path, frames: Iterator[tuple[str, Image.Image]], form: Form, frame_rate: float | None) -> int:
+    rate = frame_rate or _DEFAULT_RATE
+    if form == "frames":
+        count = 0
+        for name, picture in frames:
+            with atomic_path(target / f"{name}.jpg") as partial:
+                picture.save(partial, format="JPEG", quality=90)
+            count += 1
+        return count
+    video = target.with_name(f"{target.name}.{form}")
+    with atomic_path(video) as partial:
+        if form == "webp":
+            pictures = [_smaller(picture) for _, picture in frames]
+            if pictures:
+                pictures[0].save(
+                    partial, format="WEBP", save_all=True, append_images=pictures[1:], duration=round(1000 / rate)
+                )
+            return len(pictures)
+        return _write_mp4(partial, frames, rate)
+
+
+def _smaller(picture: Image.Image) -> Image.Image:
+    picture.thumbnail((_LONGEST_SIDE_PX, _LONGEST_SIDE_PX))
+    return picture
+
+
+def _write_mp4(path: Path, frames: Iterator[tuple[str, Image.Image]], rate: float) -> int:
+    program = shutil.which("ffmpeg") or "ffmpeg"
+    even = "pad=ceil(iw/2)*2:ceil(ih/2)*2"
+    command = [program, "-loglevel", "error", "-y", "-f", "image2pipe", "-framerate", f"{rate:g}", "-i", "-"]
+    command += ["-vf", even, "-pix_fmt", "yuv420p", "-f", "mp4", str(path)]
+    count = 0
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # noqa: S603  (ffmpeg itself)
+        assert process.stdin is not None and process.stderr is not None
+        try:
+            for _, picture in frames:
+                picture.save(process.stdin, format="PNG", compress_level=1)
+                count += 1
+            process.stdin.close()
+        except BrokenPipeError:
+            pass  # ffmpeg has stopped: its words follow
+        said = process.stderr.read().decode(errors="replace").strip()
+    if process.returncode:
+        raise DataError(f"{path}: ffmpeg failed ({said[-300:]}). Draw frames or webp instead.")
+    return count
