@@ -265,13 +265,19 @@ def write_labels(
     nodata: int | None,
     legends: Sequence[Legend],
     point: bool,
-) -> None:
-    """The finished strips as a cloud-optimised GeoTIFF of uint8, one band per layer, with overviews by majority."""
+) -> tuple[tuple[int, ...], ...]:
+    """The finished strips as a cloud-optimised GeoTIFF of uint8, one band per layer, with overviews by majority.
+
+    Returns: how many pixels each class of each layer has.
+    """
     assert strips.layers is not None
+    counts = np.zeros((len(strips.layers), UNSEEN + 1), np.int64)
 
     def blocks() -> Iterator[tuple[Window, NDArray[Any]]]:
         for window, number in _windows(strips.layout):
             labels = strips.labels(number)
+            for layer, found in enumerate(labels):
+                counts[layer] += np.bincount(found.ravel(), minlength=UNSEEN + 1)
             yield window, labels if nodata is None else np.where(labels == UNSEEN, np.uint8(nodata), labels)
 
     def describe(dataset: Any) -> None:
@@ -285,6 +291,7 @@ def write_labels(
     options = {"compress": "DEFLATE", "overview_resampling": "MODE", "resampling": "MODE"}
     profile = {"count": len(strips.layers), "dtype": "uint8", "nodata": nodata}
     _write_cog(output, strips.folder, header, profile, options, blocks(), describe, point=point)
+    return tuple(tuple(row[:size].tolist()) for row, (_, size) in zip(counts, strips.layers, strict=True))
 
 
 def write_probabilities(

@@ -27,7 +27,8 @@ from statefield.datasets.readers.raster import DRIVER
 from statefield.errors import ConfigError, DataError, ShapeError
 from statefield.tasks.common.figures import class_colour
 from statefield.tasks.common.tiling import mirrored
-from statefield.tasks.remote_sensing.polygons import write_polygons
+from statefield.tasks.remote_sensing.output_paths import require_outputs
+from statefield.tasks.remote_sensing.polygons import require_crs, write_polygons
 from statefield.tasks.remote_sensing.raster_blocks import Finished, Layout, ReadAhead, walk
 from statefield.tasks.remote_sensing.raster_output import (
     UNSEEN,
@@ -56,18 +57,22 @@ Progress = Callable[[int, int], None]
 class RasterPrediction:
     """What was written, and how it came about.
 
-    output: the label map. layers: (name, number of classes) of each of its bands. nodata: its value of pixels without
-    data, or None. num_tiles: windows that went through the net in this call. num_skipped: windows without one valid
-    pixel. num_resumed: strips taken from an earlier call. num_polygons: None when none were asked for.
+    output: the label map, of height x width pixels. layers: (name, number of classes) of each of its bands. nodata: its
+    value of pixels without data, or None. num_tiles: windows that went through the net in this call. num_skipped:
+    windows without one valid pixel. num_resumed: strips taken from an earlier call. num_polygons: None when none were
+    asked for. counts: pixels of each class, for each layer; pixels without data are in none.
     """
 
     output: Path
+    height: int
+    width: int
     layers: Layers
     nodata: int | None
     num_tiles: int
     num_skipped: int
     num_resumed: int
     num_polygons: int | None
+    counts: tuple[tuple[int, ...], ...]
 
 
 def predict_raster(
@@ -90,6 +95,8 @@ def predict_raster(
     probabilities: str | os.PathLike[str] | None = None,
     polygons: str | os.PathLike[str] | None = None,
     polygon_classes: Sequence[int] | None = None,
+    polygon_layer: int = 0,
+    within: str | None = None,
     resume: bool = False,
     driver: str = DRIVER,
     allow_remote: bool = False,
@@ -118,7 +125,10 @@ def predict_raster(
             pair, else numbers.
         nodata: the output's; None: the input's where it is no class and fits a byte, else 255; none without need.
         probabilities: also write softmax probabilities, float32, a band per class and layer.
-        polygons: also write the first layer's regions of `polygon_classes` (None: all but 0) as GeoJSON.
+        polygons: also write the regions of `polygon_classes` (None: all but 0) of the layer `polygon_layer` (from 0),
+            as GeoPackage (.gpkg) or GeoJSON (.geojson), see `write_polygons`.
+        within: a layer whose class 0 makes every other layer 0, too: classes of what changed hold only where something
+            changed, damage only where there is a building.
         resume: go on from the strips that a killed run left in `.NAME.partial` beside the output. The file is the same
             as without interruption.
         driver: of GDAL, the only one tried. allow_remote: open URLs and `/vsi` paths.
@@ -130,22 +140,19 @@ def predict_raster(
         ShapeError, CheckpointError: the net's output has another size, or is NaN. Finished strips are kept.
     """
     output = Path(output)
-    for path in (output, probabilities):
-        if path is not None and Path(path).suffix.lower() not in (".tif", ".tiff"):
-            raise ConfigError(f"{path}: a GeoTIFF is written; give a name that ends in .tif.")
-    if polygons is not None and Path(polygons).suffix.lower() not in (".geojson", ".json"):
-        raise ConfigError(f"{polygons}: polygons are written as GeoJSON; give a name that ends in .geojson.")
-    with rasterio.Env(GDAL_CACHEMAX=_CACHE_MB << 20, GDAL_PAM_ENABLED="NO"):
-        sources = _sources(images, bands, scaling, align, driver, allow_remote)
+    require_outputs(
+        [] if isinstance(images, str) else [os.fspath(path) for path in images], output, probabilities, polygons
+    )
+    with raster_environment():
+        sources = open_sources(images, bands, scaling, align, driver, allow_remote)
         header = sources[0].header
-        if polygons is not None and header.crs is None:
-            raise DataError(f"{header.path}: it has no coordinate reference system, which polygons in degrees need.")
+        if polygons is not None:
+            require_crs(polygons, header.path, header.crs)
         layout = Layout(header.height, header.width, tile, overlap, band_columns, margin)
         channels = sum(len(source.bands) for source in sources)
         if batch_size < 1 or batch_size * channels * tile * tile * 4 > _BATCH_BYTES:
             raise ConfigError(f"batch_size={batch_size}: 1 or more, and at most 2 GiB of windows, can go to the net.")
-        _require_other_file(sources, [output, probabilities, polygons])
-        settings = _settings(net, sources, layout, batch_size, mirror_axes, probabilities is not None)
+        settings = _settings(net, sources, layout, batch_size, mirror_axes, probabilities is not None, within)
         strips = Strips(output, layout, settings, resume=resume, probabilities=probabilities is not None)
         resumed = strips.done
         if resumed:
@@ -154,11 +161,15 @@ def predict_raster(
 
         def decided(layers: Layers) -> tuple[int | None, list[Legend]]:
             value = output_nodata(header, layers, may_lack=may_lack, wanted=nodata)
+            if not 0 <= polygon_layer < len(layers):
+                raise ConfigError(f"polygon_layer={polygon_layer}: the net has {len(layers)} layers, counted from 0.")
+            if within is not None and within not in dict(layers):
+                raise ConfigError(f"within={within!r}: the net's layers are {', '.join(dict(layers))}.")
             return value, _legends(legends, layers, len(sources))
 
         if strips.layers is not None:
             decided(strips.layers)
-        run = _Run(net, sources, layout, strips, batch_size, mirror_axes, device, progress, decided)
+        run = _Run(net, sources, layout, strips, batch_size, mirror_axes, device, progress, decided, within)
         output.parent.mkdir(parents=True, exist_ok=True)
         try:
             run.finish_strips()
@@ -184,12 +195,14 @@ def predict_raster(
                 for name in legend.names
             ]
             write_probabilities(Path(probabilities), strips, header, names=names, point=point)
-        write_labels(output, strips, header, nodata=value, legends=chosen, point=point)
+        counts = write_labels(output, strips, header, nodata=value, legends=chosen, point=point)
         count = None
         if polygons is not None:
-            count = write_polygons(output, polygons, classes=polygon_classes, names=chosen[0].names)
+            names = chosen[polygon_layer].names
+            count = write_polygons(output, polygons, classes=polygon_classes, names=names, band=polygon_layer + 1)
         strips.remove()
-    return RasterPrediction(output, strips.layers, value, run.num_tiles, run.num_skipped, resumed, count)
+    size = (header.height, header.width)
+    return RasterPrediction(output, *size, strips.layers, value, run.num_tiles, run.num_skipped, resumed, count, counts)
 
 
 class _Run:
@@ -206,7 +219,9 @@ class _Run:
         device: torch.device | str | None,
         progress: Progress | None,
         check: Callable[[Layers], object],
+        within: str | None,
     ) -> None:
+        self._within = within
         self._net, self._sources, self._layout, self._strips = net, sources, layout, strips
         self._batch_size, self._device, self._progress, self._check = batch_size, device, progress, check
         if len(set(mirror_axes)) != len(mirror_axes) or any(axis not in (0, 1) for axis in mirror_axes):
@@ -303,6 +318,8 @@ class _Run:
         missing = ~found.valid
         groups = found.logits.split([size for _, size in self._layers])
         labels = np.stack([_largest(group).numpy() for group in groups])
+        if self._within is not None:
+            labels *= labels[[name for name, _ in self._layers].index(self._within)] > 0
         labels[:, missing] = UNSEEN
         if not self._strips.with_probabilities:
             return labels, None
@@ -347,14 +364,20 @@ def _largest(logits: Tensor) -> Tensor:
     return labels
 
 
-def _sources(
+def raster_environment() -> Any:
+    """The settings of GDAL under which rasters are read and written: a small cache of blocks, no side files."""
+    return rasterio.Env(GDAL_CACHEMAX=_CACHE_MB << 20, GDAL_PAM_ENABLED="NO")
+
+
+def open_sources(
     images: Sequence[str | os.PathLike[str]],
-    bands: Sequence[int] | None,
-    scaling: BandScaling | Sequence[BandScaling] | None,
-    align: bool,
-    driver: str,
-    allow_remote: bool,
+    bands: Sequence[int] | None = None,
+    scaling: BandScaling | Sequence[BandScaling] | None = None,
+    align: bool = False,
+    driver: str = DRIVER,
+    allow_remote: bool = False,
 ) -> list[Source]:
+    """One raster or two on one grid, checked, nothing decoded; arguments and errors are those of `predict_raster`."""
     if isinstance(images, (str, os.PathLike)) or len(images) not in (1, 2):
         raise ConfigError(f"images={images!r}: a list of one path, or of two (before, after), is needed.")
     scalings = [scaling] * len(images) if scaling is None or isinstance(scaling, BandScaling) else list(scaling)
@@ -368,21 +391,20 @@ def _sources(
         if len(found[0].bands) != len(found[1].bands):
             raise DataError(
                 f"{found[0].path} has {len(found[0].bands)} bands and {found[1].path} {len(found[1].bands)}: the same "
-                "bands are needed of both; choose them with bands=."
+                "bands are needed of both; choose them with --bands (bands=)."
             )
         found[1] = on_one_grid(found[0], found[1], align=align)
     return found
 
 
-def _require_other_file(sources: Sequence[Source], outputs: Sequence[str | os.PathLike[str] | None]) -> None:
-    paths = [Path(path).resolve() for path in outputs if path is not None]
-    inputs = {Path(source.path).resolve() for source in sources}
-    if len(set(paths)) != len(paths) or inputs.intersection(paths):
-        raise ConfigError(f"{', '.join(map(str, paths))}: outputs must differ from each other and from the inputs.")
-
-
 def _settings(
-    net: Net, sources: Sequence[Source], layout: Layout, batch_size: int, mirror_axes: Sequence[int], chances: bool
+    net: Net,
+    sources: Sequence[Source],
+    layout: Layout,
+    batch_size: int,
+    mirror_axes: Sequence[int],
+    chances: bool,
+    within: str | None,
 ) -> dict[str, Any]:
     """All that the bits of a strip depend on, as far as it can be known of a net."""
     inputs = []
@@ -396,7 +418,9 @@ def _settings(
                 "bytes": state.st_size if state else None,
                 "changed_ns": state.st_mtime_ns if state else None,
                 "bands": source.bands,
-                "scaling": None if scaling is None else [scaling.offset, scaling.scale, scaling.clip],
+                "scaling": None
+                if scaling is None
+                else [scaling.offset, scaling.scale, scaling.clip, scaling.keep_zero],
                 "warped": source.warped,
             }
         )
@@ -410,6 +434,7 @@ def _settings(
         "batch_size": batch_size,
         "mirror_axes": sorted(mirror_axes),
         "probabilities": chances,
+        "within": within,
         "weights": _checksum(net) if isinstance(net, nn.Module) else None,
     }
 
@@ -432,13 +457,14 @@ def _legends(given: Sequence[Legend], layers: Layers, num_images: int) -> list[L
         return list(given)
     if num_images == 2 and layers == (("class", 2),):
         return [CHANGE_LEGEND]
-    return [_numbered(size) for _, size in layers]
+    return [legend_of([f"class {index}" for index in range(size)]) for _, size in layers]
 
 
-def _numbered(size: int) -> Legend:
-    codes = [class_colour(index) for index in range(size)]
+def legend_of(names: Sequence[str]) -> Legend:
+    """The names with the colours that classes have in reports."""
+    codes = [class_colour(index) for index in range(len(names))]
     colours = [(int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16)) for code in codes]
-    return Legend(tuple(f"class {index}" for index in range(size)), tuple(colours))
+    return Legend(tuple(names), tuple(colours))
 
 
 def _is_point(source: Source) -> bool:

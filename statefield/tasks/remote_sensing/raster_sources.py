@@ -34,12 +34,14 @@ _SIDE_OF_SAMPLE = 1024  # pixels per side that percentiles are measured on
 class BandScaling:
     """Net input = (clipped value - offset) / scale, one number for each band.
 
-    offset, scale: in the file's units. clip: (low, high) in the file's units for each band, or None.
+    offset, scale: in the file's units. clip: (low, high) in the file's units for each band, or None. keep_zero: values
+    of exactly 0 stay 0.
     """
 
     offset: tuple[float, ...]
     scale: tuple[float, ...]
     clip: tuple[tuple[float, float], ...] | None = None
+    keep_zero: bool = False
 
     def __post_init__(self) -> None:
         sizes = {len(self.offset), len(self.scale), len(self.clip or self.offset)}
@@ -68,11 +70,13 @@ class BandScaling:
     def apply(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scaled copy of float32 [C, H, W]."""
         column = (len(self.offset), 1, 1)
+        counted = values != 0 if self.keep_zero else None
         if self.clip is not None:
             low, high = np.asarray(self.clip, np.float32).T.reshape(2, *column)
             values = np.clip(values, low, high)
         offset, scale = (np.asarray(part, np.float32).reshape(column) for part in (self.offset, self.scale))
-        return (values - offset) / scale
+        scaled = (values - offset) / scale
+        return scaled if counted is None else np.where(counted, scaled, np.float32(0))
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,11 @@ def describe(
         DataError: not of the driver, damaged, cut off, of complex numbers, or in blocks too large to decode.
     """
     text = os.fspath(path)
+    if is_remote(text) and not allow_remote:
+        raise ConfigError(
+            f"{text}: a file on this machine is needed; URLs and GDAL's virtual paths are opened with --allow-remote "
+            "(allow_remote=True) only."
+        )
     with opened(path, driver=driver, allow_remote=allow_remote) as dataset:
         header = header_of(dataset)
         alpha = _alpha(dataset)
@@ -205,7 +214,7 @@ def on_one_grid(first: Source, second: Source, *, align: bool) -> Source:
     if not _overlap(a, b, told):
         raise DataError(f"{told}, and they do not overlap on the ground. Give two rasters of the same place.")
     if not align:
-        raise DataError(f"{told}. Set align=True to warp the second to the first's grid, or warp it with gdalwarp.")
+        raise DataError(f"{told}. Pass --align (align=True) to warp the second to the first's grid, or use gdalwarp.")
     grid = dataclasses.replace(b, height=a.height, width=a.width, crs=a.crs, transform=a.transform)
     return dataclasses.replace(second, header=grid, warped=True, may_lack=True)
 

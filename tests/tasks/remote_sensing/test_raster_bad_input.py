@@ -152,7 +152,7 @@ def test_outputs_and_nets_that_do_not_fit(tmp_path, refused):
         refused(ConfigError, match, [image.path], net=lambda x: runs.append(x) or x, batch_size=1, **wrong)
     assert len(runs) == 2  # told with the first window
     refused(ConfigError, "list of one path", str(image.path))
-    refused(ConfigError, r"ends in \.geojson", [image.path], polygons=tmp_path / "p.gpkg")
+    refused(ConfigError, r"ends in \.gpkg or \.geojson", [image.path], polygons=tmp_path / "p.shp")
 
 
 def _plain(height, width, count=3, **options):
