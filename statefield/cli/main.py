@@ -44,6 +44,9 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("sot", "evaluate"): Verb(
         "statefield.cli.sot_evaluate:evaluate", "score trackers of one object as the benchmarks' own toolkits do"
     ),
+    ("video", "evaluate"): Verb(
+        "statefield.cli.video_evaluate:evaluate", "score detections in images and videos, by class, size and speed"
+    ),
     ("models",): Verb("statefield.cli.models:models", "list the backbones"),
     ("routes",): Verb("statefield.cli.routes:routes", "list the scan orders, or draw one"),
     ("datasets",): Verb("statefield.cli.datasets:datasets", "list the dataset layouts that can be read"),
@@ -66,6 +69,7 @@ _EXAMPLES = (
     "statefield hyperspectral train --output runs/indian_pines",
     "statefield mot evaluate --gt MOT17/train --results results/bytetrack results/sort",
     "statefield sot evaluate --gt LaSOT/ --results results/ostrack results/mixformer --report report.html",
+    "statefield video evaluate --gt imagenet_vid_val.json --results detections.json",
     "statefield models spatial",
     "statefield convert spatial_mamba_t.pth spatial_mamba_tiny.safetensors --model spatial_mamba_tiny",
     "statefield bench kernels --json kernels.json",

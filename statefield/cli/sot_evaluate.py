@@ -203,7 +203,7 @@ def _print(console: Console, evaluations: list[Evaluation], all_rows: bool) -> N
             # of the tables of one kind, the first, which is of the main score
             is_long = table.heading == "sequence" and len(table.rows) > _MOST_ROWS_SHOWN
             if all_rows or (table.heading not in seen and not is_long):
-                console.print(screen_table(table))
+                console.print(screen_table(table, console.width))
             else:
                 kept_for_files.append(table.title.partition(": ")[2])
             seen.add(table.heading)

@@ -75,19 +75,34 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not math.isnan(value)
 
 
-def screen_table(table: ScoreTable) -> Any:
-    """The table for `rich.console.Console.print`; the best values are bold."""
+def screen_table(table: ScoreTable, width: int | None = None) -> Any:
+    """The table for `rich.console.Console.print`; the best values are bold.
+
+    Args:
+        width: of the screen, in letters; a table that is wider, and has fewer rows than columns, is turned on its side.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=table.title, title_justify="left", caption=table.lead, caption_justify="left")
-    drawn.add_column(table.heading, overflow="fold")
-    for column in table.columns:
-        drawn.add_column(column, justify="right", no_wrap=True)
     best = {column: table.best(column) for column in table.columns}
+    cells = {
+        (row, c): Text(table.cell(row, c), style="bold" if row in best[c] else "") for row in table.rows for c in best
+    }
+    widths = [max(len(c), *(len(cells[row, c]) for row in table.rows)) + 3 for c in best] if table.rows else []
+    is_turned = width is not None and sum(widths) + max(map(len, [*table.rows, ""])) + 4 > width
+    drawn = Table(title=table.title, title_justify="left", caption=table.lead, caption_justify="left")
+    if is_turned and len(table.rows) < len(best):
+        drawn.add_column("score", no_wrap=True)
+        for row in table.rows:
+            drawn.add_column(Text(row), justify="right", overflow="fold")
+        for column in best:
+            drawn.add_row(column, *(cells[row, column] for row in table.rows))
+        return drawn
+    drawn.add_column(table.heading, overflow="fold", min_width=min(12, max(map(len, [*table.rows, table.heading]))))
+    for column in best:
+        drawn.add_column(column, justify="right", no_wrap=True)
     for row in table.rows:
-        cells = [Text(table.cell(row, c), style="bold" if row in best[c] else "") for c in table.columns]
-        drawn.add_row(Text(row), *cells)
+        drawn.add_row(Text(row), *(cells[row, column] for column in best))
     return drawn
 
 

@@ -38,6 +38,10 @@ def test_a_table_on_screen_and_in_files():
     console = Console(file=io.StringIO(), width=90)
     console.print(screen_table(TABLE))
     assert "50.12" in console.file.getvalue()
+    narrow = Console(file=io.StringIO(), width=30)
+    wide = ScoreTable("t", "", "tracker", {"ours": {f"score {n}": float(n) for n in range(12)}})
+    narrow.print(screen_table(wide, narrow.width))
+    assert "score 11 │ 11.00" in narrow.file.getvalue()  # turned on its side, nothing is cut
     rows = list(csv.DictReader(io.StringIO(csv_text([TABLE]))))
     assert rows[0] == {"table": "Scores & such", "row": "a_1", "score": "AUC", "value": "50.123"}
     assert rows[3]["value"] == ""

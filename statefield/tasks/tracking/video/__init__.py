@@ -1,0 +1,1 @@
+"""Objects in videos: how their detection is scored."""
