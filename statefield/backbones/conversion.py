@@ -54,12 +54,7 @@ def convert_checkpoint(
         CheckpointError: see `load_checkpoint`. UnknownName: no backbone of ours. In each case nothing is written.
     """
     source, target = Path(source), Path(target)
-    if target.suffix != ".safetensors":
-        raise ConfigError(f"the output {target} must end in .safetensors.")
-    if target.exists() and not overwrite:
-        raise ConfigError(
-            f"{target} exists: choose another output, or pass --overwrite (overwrite=True) to replace it."
-        )
+    require_target(target, overwrite=overwrite)
     if model_name not in BACKBONES:
         raise UnknownName.among("backbone", model_name, BACKBONES)
     outline = _outline(model_name, arguments)
@@ -67,19 +62,43 @@ def convert_checkpoint(
     form = arguments | _form(entries, outline)
     model = create_model(model_name, **form)
     report = load_checkpoint(model, source, container=container)
-    weights = {name: value.contiguous() for name, value in backbone_of(model).state_dict().items()}
+    write_converted(backbone_of(model), target, model_name, form, source, report)
+    return report
+
+
+def require_target(target: Path, *, overwrite: bool) -> None:
+    """`ConfigError` for a target that is no safetensors name, or exists and may not be replaced."""
+    if target.suffix != ".safetensors":
+        raise ConfigError(f"the output {target} must end in .safetensors.")
+    if target.exists() and not overwrite:
+        raise ConfigError(
+            f"{target} exists: choose another output, or pass --overwrite (overwrite=True) to replace it."
+        )
+
+
+def write_converted(
+    model: nn.Module,
+    target: Path,
+    model_name: str,
+    arguments: Mapping[str, Any],
+    source: Path,
+    report: LoadReport,
+    **notes: str,
+) -> None:
+    """The weights of `model` as safetensors, whole or not at all, with metadata that say what and whence they are."""
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     metadata = {
         "format": "pt",
         "model": model_name,
-        "model_arguments": ", ".join(f"{name}={value}" for name, value in form.items()),
+        "model_arguments": ", ".join(f"{name}={value}" for name, value in arguments.items()),
         "source": source.name,
         "source_sha256": _sha256(source),
         "source_container": report.container,
         "statefield_version": __version__,
+        **notes,
     }
     with atomic_path(target) as partial:
         save_file(weights, partial, metadata)
-    return report
 
 
 def _outline(model_name: str, arguments: dict[str, Any]) -> nn.Module:

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import argparse
 import ast
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from statefield.errors import UnknownName
+
+if TYPE_CHECKING:
+    from statefield.backbones.checkpoints import LoadReport
 
 
 def convert(argv: list[str]) -> int:
     """Convert one file and print the counted report; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="statefield convert",
-        description="Load an official checkpoint strictly into one of our backbones and write it as safetensors. "
-        "No code from the file is run, and a file that does not fit entry by entry is refused.",
+        description="Load an official checkpoint strictly into one of our backbones, or into a whole net of "
+        "ChangeMamba, and write it as safetensors. No code from the file is run, and a file that does not fit entry by "
+        "entry is refused.",
     )
     parser.add_argument("source", metavar="IN", help="a checkpoint of the authors' (.pth, .pt, .ckpt) or of ours")
     parser.add_argument("target", metavar="OUT.safetensors", help="the file to write")
-    parser.add_argument("--model", required=True, metavar="NAME", help="the backbone it belongs to: statefield models")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="NAME",
+        help="what it belongs to: a backbone (statefield models), or mamba_bcd, mamba_scd, mamba_bda",
+    )
     parser.add_argument(
         "--container", metavar="KEY", help="the dict of the file to read, such as model_ema (default: model, if any)"
     )
@@ -31,9 +43,7 @@ def convert(argv: list[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
     options = parser.parse_args(argv)
 
-    from statefield.backbones.conversion import convert_checkpoint  # here: it imports torch
-
-    report = convert_checkpoint(
+    report = _conversion_of(options.model)(
         options.source,
         options.target,
         options.model,
@@ -46,6 +56,19 @@ def convert(argv: list[str]) -> int:
     print("\n".join(report.lines()))
     print(f"wrote {options.target}")
     return 0
+
+
+def _conversion_of(name: str) -> Callable[..., LoadReport]:
+    # here: they import torch
+    from statefield.backbones import BACKBONES
+    from statefield.backbones.conversion import convert_checkpoint
+    from statefield.tasks.remote_sensing.nets.checkpoints import CHANGE_MAMBAS, convert_change_net
+
+    if name in CHANGE_MAMBAS:
+        return convert_change_net
+    if name not in BACKBONES:
+        raise UnknownName.among("model", name, [*BACKBONES, *CHANGE_MAMBAS])
+    return convert_checkpoint
 
 
 def _argument(text: str) -> tuple[str, Any]:

@@ -201,5 +201,6 @@ def _rename_in_block(home: str, part: str, rest: str) -> str:
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """The authors' state dict of a whole net under our names."""
-    return {rename_official_key(key): value for key, value in state_dict.items()}
+    """The authors' state dict of a whole net under our names; what the model calls so itself stays as it is."""
+    own = model.state_dict()
+    return {key if key in own else rename_official_key(key): value for key, value in state_dict.items()}
