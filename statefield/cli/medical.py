@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
+from statefield.cli.run_output import (
+    HelpFormatter,
+    add_run_flags,
+    case_bar,
+    console_of_errors,
+    print_result,
+    set_threads,
+)
 from statefield.errors import ConfigError
 from statefield.tasks.medical.recipe import SegmentationRecipe, given_settings, parse, recipe_from, recipe_parser
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
-
-    from statefield.tasks.medical.testing import CaseProgress, TestResult
 
 PLAN_FILE, FINGERPRINT_FILE = "plan.yaml", "fingerprint.json"  # in the run folder
 
@@ -46,21 +50,19 @@ def train(argv: list[str]) -> int:
         description="Train a segmentation, then test it on the held-out cases and write a report. Without --config, "
         "the settings that are not given follow from the dataset, as with `statefield medical plan`.",
         epilog=_TRAIN_EPILOG,
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
     )
-    flag: dict[str, Any] = {"type": bool, "nargs": "?", "const": True, "default": False}
-    parser.add_argument("--resume", help="continue the run folder's last checkpoint, to the same result", **flag)
-    parser.add_argument("--overwrite", help="replace the run that is in the run folder", **flag)
+    add_run_flags(parser)
     planning = "without --config: settings that are not given follow from the dataset (false: they have their defaults)"
     parser.add_argument("--plan", type=bool, default=True, help=planning)
     settings = parse(parser, argv)
-    console = _console()
+    console = console_of_errors()
     recipe, keep = _recipe(parser, settings, argv, console)
 
     from statefield.cli.training_progress import TrainingBar
     from statefield.tasks.medical import run
 
-    with _case_bar(console) as progress:
+    with case_bar(console, "slices") as progress:
         result = run.train(
             recipe,
             resume=settings.resume,
@@ -71,7 +73,7 @@ def train(argv: list[str]) -> int:
         )
     if result is None:  # one of several processes: the first one speaks
         return 0
-    _print_result(result)
+    print_result(result)
     print(f"\nto go on:\n  statefield medical predict --run {recipe.run} IMAGE --output LABELS")
     return 0
 
@@ -91,16 +93,11 @@ def test(argv: list[str]) -> int:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     options = parser.parse_args(argv)
 
-    import torch
-
     from statefield.tasks.medical import run
 
-    if options.threads is not None:
-        if options.threads < 1:
-            raise ConfigError(f"--threads {options.threads}: at least 1 is needed.")
-        torch.set_num_threads(options.threads)
-    console = _console()
-    with _case_bar(console) as progress:
+    set_threads(options.threads)
+    console = console_of_errors()
+    with case_bar(console, "slices") as progress:
         result = run.test(
             options.run,
             split=options.split,
@@ -109,7 +106,7 @@ def test(argv: list[str]) -> int:
             announce=lambda line: console.print(line, highlight=False, markup=False),
             progress=progress,
         )
-    _print_result(result)
+    print_result(result)
     return 0
 
 
@@ -151,82 +148,3 @@ def _recipe(
     from statefield.cli.plan_keeper import PlanKeeper
 
     return planned.recipe, [PlanKeeper({stored: planned.text(), run / FINGERPRINT_FILE: found.text()})]
-
-
-class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and leaves the lines of the examples as they are."""
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-@contextmanager
-def _case_bar(console: Any) -> Iterator[CaseProgress]:
-    """A bar over the slices of the case being predicted; nothing is drawn where no terminal is."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("slices"),
-        console=console,
-        transient=True,
-    )
-    tasks: list[Any] = []
-
-    def show(case: str, done: int, total: int) -> None:
-        if not tasks:
-            bar.start()
-            tasks.append(bar.add_task("", total=total))
-        bar.update(tasks[0], description=case, completed=done, total=total)
-
-    try:
-        yield show
-    finally:
-        if tasks:
-            bar.stop()
-
-
-def _print_result(result: TestResult) -> None:
-    """The comparison as a table, then where everything is; plain text, for files and terminals alike."""
-    print()
-    print(_table(result))
-    folder = result.folder
-    places = [
-        ("report", result.report),
-        ("scores", folder.metrics),
-        ("predictions", folder.predictions),
-        ("weights", folder.weights),
-        ("history", folder.history),
-        ("recipe", folder.config),
-    ]
-    print("\nfiles:")
-    for name, path in places:
-        if path.exists():
-            print(f"  {name:<12} {path}")
-
-
-def _table(result: TestResult) -> str:
-    from statefield.tasks.common.report import format_value
-
-    columns = list(result.comparison[0].values)
-    rows = [["", *columns]]
-    for row in result.comparison:
-        values = [_score(row.values.get(column), format_value) for column in columns]
-        rows.append([f"{row.name} ({row.role})", *values])
-    widths = [max(len(line[index]) for line in rows) for index in range(len(rows[0]))]
-    return "\n".join(_line(line, widths) for line in rows)
-
-
-def _score(value: Any, format_value: Any) -> str:
-    """Scores with four decimals, as contenders are often that close; everything else as in the report."""
-    return f"{value:.4f}" if isinstance(value, float) and 0 <= value <= 1 else format_value(value)
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = cells
-    return "  ".join([first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(others, widths[1:], strict=True))])

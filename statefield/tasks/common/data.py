@@ -1,4 +1,4 @@
-"""`PatchData`: the training patches and validation cases of a dataset, as Lightning asks for them."""
+"""Training examples and validation cases as Lightning asks for them: of any field, and of slices and volumes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from statefield.tasks.common.augment import build_augmentation
 from statefield.tasks.common.augment_volumes import build_volume_augmentation
 from statefield.tasks.common.config import AugmentPreset, TransformConfig
 from statefield.tasks.common.parallel import num_processes, rank, share_of_batch
-from statefield.tasks.common.patches import PatchDataset, PatchItem, PositionSampler, SlicePatches, VolumePatches
+from statefield.tasks.common.patches import PatchDataset, PositionSampler, SlicePatches, VolumePatches
 from statefield.tasks.common.volumes import Volume, VolumeStore
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,90 @@ class CaseDataset(Dataset[CaseItem]):
         return {"volume": volume.image, "mask": volume.mask, "case": volume.meta["case"]}
 
 
-class PatchData(LightningDataModule):
+class NumberedBatches(LightningDataModule):
+    """Batches from an endless numbered list of examples, in their order, and cases for validation one at a time.
+
+    What a field's data module extends. Batch b of training holds the examples b * batch_size and those that follow,
+    whatever the number of processes and workers, so that a resumed run goes on with the next one exactly.
+
+    Args:
+        examples: `examples[n]` depends on n alone, for any n from 0; its length is that of one pass over the data.
+        cases: the validation cases, handed out as they are, without a batch axis.
+        batch_size: examples of a batch, of all processes together.
+        steps_per_epoch: batches in an epoch; None: one pass (the last batch filled up from the next pass).
+        workers: processes that prepare examples; 0 does it in this one. The examples are the same.
+
+    Raises: ConfigError: a number below what makes sense.
+    """
+
+    def __init__(
+        self,
+        examples: Dataset[Any],
+        cases: Dataset[Any],
+        *,
+        batch_size: int,
+        steps_per_epoch: int | None,
+        workers: int,
+    ) -> None:
+        super().__init__()
+        require_counts(batch_size=batch_size, workers=workers)
+        self.examples, self.cases, self.batch_size, self.workers = examples, cases, batch_size, workers
+        length = len(examples)  # type: ignore[arg-type]
+        self.steps_per_epoch = steps_per_epoch or -(-length // batch_size)
+        log.info("%d training examples in a pass, %d steps per epoch", length, self.steps_per_epoch)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        sampler = PositionSampler(
+            self._batches_done,
+            batches_per_epoch=self.steps_per_epoch,
+            batch_size=self.batch_size,
+            rank=rank(),
+            num_processes=num_processes(),
+        )
+        return DataLoader(
+            self.examples,
+            batch_size=share_of_batch(self.batch_size),
+            sampler=sampler,
+            num_workers=self.workers,
+            persistent_workers=False,
+            generator=torch.Generator(),  # not the global one: nothing here may move its state
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        assert self.trainer is not None
+        count = len(self.cases)  # type: ignore[arg-type]
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            cases = list(range(count))  # a sharded net computes in all processes at once, so on equal windows
+        else:
+            # Equally many for each process; where they do not divide, some cases are seen twice and count once.
+            each = -(-count // num_processes())
+            cases = [(rank() + step * num_processes()) % count for step in range(each)]
+        return DataLoader(self.cases, batch_size=None, sampler=cases, collate_fn=_as_it_is, generator=torch.Generator())
+
+    def _batches_done(self) -> int:
+        assert self.trainer is not None
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+
+
+def require_cases(train: Sequence[Any], val: Sequence[Any]) -> None:
+    """Raise `DataError` where a split that training needs is empty."""
+    for split, records in (("train", train), ("val", val)):
+        if not records:
+            raise DataError(f"the split {split!r} is empty: training needs at least one case in it.")
+
+
+def require_counts(*, batch_size: int = 1, workers: int = 0, slice_context: int = 0) -> None:
+    """Raise `ConfigError` for settings of `data` that are too small."""
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("slice_context", slice_context, 0),
+        ("workers", workers, 0),
+    ):
+        if value < least:
+            raise ConfigError(f"data.{name} = {value}: {least} or more is needed.")
+
+
+class PatchData(NumberedBatches):
     """Training patches and validation cases of one dataset.
 
     Args:
@@ -79,22 +162,11 @@ class PatchData(LightningDataModule):
         workers: int,
         seed: int,
     ) -> None:
-        super().__init__()
-        for split, records in (("train", train), ("val", val)):
-            if not records:
-                raise DataError(f"the split {split!r} is empty: training needs at least one case in it.")
+        require_cases(train, val)
         if not 0 <= foreground <= 1:
             raise ConfigError(f"data.foreground = {foreground}: a share from 0 to 1 is needed.")
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("slice_context", slice_context, 0),
-            ("workers", workers, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"data.{name} = {value}: {least} or more is needed.")
-        self.store, self.train_records, self.val_records = store, list(train), list(val)
-        self.slice_context, self.batch_size, self.workers = slice_context, batch_size, workers
-        self._patches = _patches(
+        require_counts(batch_size=batch_size, workers=workers, slice_context=slice_context)
+        patches = _patches(
             store,
             train,
             patch_size=patch_size,
@@ -103,42 +175,12 @@ class PatchData(LightningDataModule):
             augment=augment,
             seed=seed,
         )
-        self._val = CaseDataset([store.load(record) for record in val])
+        cases = CaseDataset([store.load(record) for record in val])
         store.report()
-        self.steps_per_epoch = steps_per_epoch or -(-len(self._patches) // batch_size)
-        log.info("%d training patches in a pass, %d steps per epoch", len(self._patches), self.steps_per_epoch)
-
-    def train_dataloader(self) -> DataLoader[PatchItem]:
-        share = share_of_batch(self.batch_size)
-        sampler = PositionSampler(
-            self._batches_done,
-            batches_per_epoch=self.steps_per_epoch,
-            batch_size=self.batch_size,
-            rank=rank(),
-            num_processes=num_processes(),
-        )
-        return DataLoader(
-            self._patches,
-            batch_size=share,
-            sampler=sampler,
-            num_workers=self.workers,
-            persistent_workers=False,
-            generator=torch.Generator(),  # not the global one: nothing here may move its state
-        )
-
-    def val_dataloader(self) -> DataLoader[CaseItem]:
-        assert self.trainer is not None
-        if isinstance(self.trainer.strategy, ModelParallelStrategy):
-            cases = list(range(len(self._val)))  # a sharded net computes in all processes at once, so on equal windows
-        else:
-            # Equally many for each process; where they do not divide, some cases are seen twice and count once.
-            each = -(-len(self._val) // num_processes())
-            cases = [(rank() + step * num_processes()) % len(self._val) for step in range(each)]
-        return DataLoader(self._val, batch_size=None, sampler=cases, collate_fn=_as_it_is, generator=torch.Generator())
-
-    def _batches_done(self) -> int:
-        assert self.trainer is not None
-        return self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        super().__init__(patches, cases, batch_size=batch_size, steps_per_epoch=steps_per_epoch, workers=workers)
+        self._patches = patches
+        self.store, self.train_records, self.val_records = store, list(train), list(val)
+        self.slice_context = slice_context
 
 
 def _patches(

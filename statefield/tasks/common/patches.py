@@ -226,20 +226,32 @@ def cut_patch(
 
     Returns: float32 [C, *size], int64 [*size], new arrays.
     """
+    box, edges = patch_box(mask.shape, size, centre, rng)
+    values = np.array(image[(slice(None), *box)], dtype=np.float32)
+    labels = np.array(mask[box], dtype=np.int64)
+    if any(edge for pair in edges for edge in pair):
+        values = np.pad(values, [(0, 0), *edges])
+        labels = np.pad(labels, edges, constant_values=UNLABELLED)
+    return values, labels
+
+
+def patch_box(
+    shape: Sequence[int], size: Sequence[int], centre: Sequence[int] | None, rng: np.random.Generator
+) -> tuple[tuple[slice, ...], list[tuple[int, int]]]:
+    """Where a patch of `size` around `centre` (or anywhere) lies in an array of `shape`, and the padding it needs.
+
+    Returns: a slice for each axis, inside the array; (before, after) padding for each axis, 0 where the array is
+        larger than the patch.
+    """
     box, edges = [], []
-    for axis, (want, have) in enumerate(zip(size, mask.shape, strict=True)):
+    for axis, (want, have) in enumerate(zip(size, shape, strict=True)):
         gap = max(want - have, 0)
         edges.append((gap // 2, gap - gap // 2))
         room = max(have - want, 0)
         wanted = rng.integers(room + 1) if centre is None else centre[axis] - want // 2
         start = int(np.clip(wanted, 0, room))
         box.append(slice(start, start + min(want, have)))
-    values = np.array(image[(slice(None), *box)], dtype=np.float32)
-    labels = np.array(mask[tuple(box)], dtype=np.int64)
-    if any(edge for pair in edges for edge in pair):
-        values = np.pad(values, [(0, 0), *edges])
-        labels = np.pad(labels, edges, constant_values=UNLABELLED)
-    return values, labels
+    return tuple(box), edges
 
 
 class PositionSampler(Sampler[int]):

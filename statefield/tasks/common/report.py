@@ -54,6 +54,8 @@ class CaseView:
         prediction: predicted labels, the target's shape.
         scores: metric -> value for this case. The first one ranks the cases; higher is better; NaN is not ranked.
         spacing: mm (or any one unit) between pixel centres per array axis, so that pictures keep their proportions.
+        pictures: what is drawn of the case, title -> 8-bit [h, w, 3], the same titles in every case; None: the image,
+            the truth, the prediction and the errors. The image is not looked at where they are given.
     """
 
     case: str
@@ -62,6 +64,7 @@ class CaseView:
     prediction: Array
     scores: Mapping[str, float]
     spacing: tuple[float, ...] | None = None
+    pictures: Mapping[str, Pixels] | None = None
 
     def __post_init__(self) -> None:
         if not (self.image.ndim in (3, 4) and self.image.shape[1:] == self.target.shape == self.prediction.shape):
@@ -102,6 +105,16 @@ class Table:
 
 
 @dataclass(frozen=True)
+class ReportFigure:
+    """A further figure: the name of its file (figures/NAME.png), a heading, a sentence that says what it shows."""
+
+    name: str
+    title: str
+    lead: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
 class _Picture:
     title: str
     data: str
@@ -130,8 +143,10 @@ def write_report(
     metrics: Sequence[MetricRow] = (),
     comparison: Sequence[ComparisonRow] | None = None,
     tables: Sequence[Table] = (),
+    figures: Sequence[ReportFigure] = (),
     notes: Sequence[str] = (),
     reproduce: Sequence[str] | None = None,
+    legend: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Path:
     """Write `run/report.html` and the pictures under `run/figures/`.
 
@@ -145,18 +160,22 @@ def write_report(
         classes: names by label value.
         metrics: the table of metrics per class.
         comparison: model, control and baselines side by side; the columns are those of the first row.
-        tables: further tables, after that of the metrics.
+        tables: further tables, after that of the metrics. figures: further figures, after the tables.
         notes: sentences for the reader: what the data are, what a number does not mean.
         reproduce: shell commands that repeat the run. Default: train from the run's config.yaml.
+        legend: what the colours of the pictures mean: heading -> text -> colour. Default: of the classes and errors.
 
     Returns: the path of report.html.
     """
     run = Path(run)
     shown, sheet = _draw_cases(run, cases, classes)
     curves = _draw_curves(run, history, classes)
+    of_classes = {readable(name, classes): class_colour(index) for index, name in enumerate(classes) if index > 0}
+    legend = legend or {"classes": of_classes, "errors": ERROR_COLOURS}
     if sheet:
-        legend = {readable(name, classes): class_colour(index) for index, name in enumerate(classes) if index > 0}
-        _save_figure(run / "figures" / "overview.png", overview(sheet, _PANELS, legend | ERROR_COLOURS))
+        colours = {text: colour for group in legend.values() for text, colour in group.items()}
+        titles = [picture.title for picture in shown[0].pictures]
+        _save_figure(run / "figures" / "overview.png", overview(sheet, titles, colours))
     config = run / "config.yaml"
     page = _template(classes).render(
         title=title,
@@ -166,12 +185,13 @@ def write_report(
         notes=notes,
         metrics=metrics,
         tables=tables,
+        figures=[(one, _save_figure(run / "figures" / f"{one.name}.png", one.figure)) for one in figures],
         classes=list(classes),
         foreground=[(class_colour(index), name) for index, name in enumerate(classes) if index > 0],
         comparison=comparison or (),
         best=_best_values(comparison or ()),
         shown=shown,
-        error_colours=ERROR_COLOURS,
+        legend=legend,
         any_volume=any(view.image.ndim == 4 for view in cases),
         columns=len(summary) if len(summary) <= 6 else math.ceil(len(summary) / 2),
         cases=sorted(cases, key=lambda view: view.case),
@@ -239,12 +259,13 @@ def _draw_cases(
     shown: list[_Shown] = []
     sheet: list[tuple[str, list[Pixels], float]] = []
     for rank, view, slice_index, scores in _chosen(cases, len(classes)):
-        panels, aspect = _panels(view, slice_index, len(classes))
+        titles, panels, aspect = _panels(view, slice_index, len(classes))
         volume = view.image.ndim == 4
         note = f"axial slice {slice_index} of {view.image.shape[1]} (counted from 0)" if volume else ""
         entry = _Shown(rank=rank, case=view.case, note=note, scores=scores)
-        for panel, pixels in zip(_PANELS, panels, strict=True):
-            data = _save_pixels(run / "figures" / f"{rank.replace(' ', '_')}_{panel}.png", pixels, aspect)
+        for panel, pixels in zip(titles, panels, strict=True):
+            name = f"{rank}_{panel}".replace(" ", "_")
+            data = _save_pixels(run / "figures" / f"{name}.png", pixels, aspect)
             entry.pictures.append(_Picture(panel, data, f"{panel}, {rank}: case {view.case} {note}".strip()))
         shown.append(entry)
         sheet.append((f"{rank}\n{view.case}" + (f", slice {slice_index}" if volume else ""), panels, aspect))
@@ -298,8 +319,11 @@ def _slice_dice(target: Array, prediction: Array, num_classes: int) -> float:
     return float(np.mean(dice)) if dice else math.nan
 
 
-def _panels(view: CaseView, slice_index: int, num_classes: int) -> tuple[list[Pixels], float]:
-    """Image, truth, prediction, errors of one slice, and the height of its pixels divided by their width."""
+def _panels(view: CaseView, slice_index: int, num_classes: int) -> tuple[Sequence[str], list[Pixels], float]:
+    """The titles and pictures of one slice (or the case's own), and the height of its pixels divided by their width."""
+    aspect = view.spacing[-2] / view.spacing[-1] if view.spacing else 1.0
+    if view.pictures is not None:
+        return list(view.pictures), list(view.pictures.values()), aspect
     image, target, prediction = view.image, view.target, view.prediction
     if view.image.ndim == 4:
         # rows of a volume grow to the anterior: turned over, so that the front of the body is up
@@ -313,8 +337,7 @@ def _panels(view: CaseView, slice_index: int, num_classes: int) -> tuple[list[Pi
         tinted(picture, prediction),
         error_map(picture, target, prediction, num_classes),
     ]
-    aspect = view.spacing[-2] / view.spacing[-1] if view.spacing else 1.0
-    return panels, aspect
+    return _PANELS, panels, aspect
 
 
 def _draw_curves(

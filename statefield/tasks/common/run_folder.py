@@ -112,7 +112,7 @@ class RunFolder:
         if not self.exists():
             found = "no such folder" if not self.root.exists() else "it has no config.yaml"
             raise ConfigError(
-                f"{self.root} is not a run folder ({found}): give a folder that `statefield medical train` made."
+                f"{self.root} is not a run folder ({found}): give a folder that a `train` command of statefield made."
             )
 
 
@@ -130,3 +130,9 @@ def read_history(path: Path) -> list[dict[str, float | None]]:
     """The rows of a training history; an empty field is None."""
     with path.open(newline="", encoding="utf-8") as file:
         return [{name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def best_epoch(history: Sequence[Mapping[str, float | None]], score: str) -> int | None:
+    """The epoch whose weights are the run's: the first of those with the highest `score`; None where none has one."""
+    ranked = [(value, -(row["epoch"] or 0)) for row in history if (value := row.get(score)) is not None]
+    return int(-max(ranked)[1]) if ranked else None

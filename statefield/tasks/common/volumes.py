@@ -148,8 +148,8 @@ class VolumeStore:
             self._note(record.case, grid, sample["meta"], present)
         if keep and self.folder is not None:
             stem = quote(record.case, safe="")  # a case of its own file, whatever its name holds
-            image = _mapped(self.folder / f"{stem}.image.npy", image)
-            mask = _mapped(self.folder / f"{stem}.mask.npy", mask)
+            image = mapped_on_disk(self.folder / f"{stem}.image.npy", image)
+            mask = mapped_on_disk(self.folder / f"{stem}.mask.npy", mask)
         return Volume(image, mask, present, sample["meta"], spacing)
 
     def _note(self, case: str, grid: Grid, meta: Meta, present: NDArray[np.bool_]) -> None:
@@ -191,7 +191,8 @@ def _differing(spacings: Sequence[tuple[float, ...]]) -> str:
     return ", ".join(f"{name} {a:g} to {b:g} mm" for name, a, b in axes if b > 1.01 * a)
 
 
-def _mapped(path: Path, array: NDArray[Any]) -> NDArray[Any]:
+def mapped_on_disk(path: Path, array: NDArray[Any]) -> NDArray[Any]:
+    """Write an array as .npy, and give it back mapped into memory."""
     with atomic_path(path) as partial, partial.open("wb") as out:
         np.save(out, array)
     return np.load(path, mmap_mode="r")

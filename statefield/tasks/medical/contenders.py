@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from statefield.datasets.sample import DatasetInfo, Record
-from statefield.tasks.common.run_folder import read_history
+from statefield.tasks.common.run_folder import best_epoch, read_history
 from statefield.tasks.medical.experiment import Dataset, TrainedRun
 from statefield.tasks.medical.postprocessing import (
     FILE_NAME,
@@ -98,7 +98,7 @@ def as_contender(
         scored=result,
         num_parameters=run.task.num_parameters,
         train_seconds=history[-1]["seconds"] if history else train_seconds,
-        best_epoch=_best_epoch(history),
+        best_epoch=best_epoch(history, VALIDATION_SCORE),
     )
 
 
@@ -134,8 +134,3 @@ def choose_on_validation(run: TrainedRun, dataset: Dataset, progress: CaseProgre
     choice = choose(trial.state)
     choice.write(run.folder.root, run.classes, source="the validation cases")
     return choice
-
-
-def _best_epoch(history: Sequence[dict[str, float | None]]) -> int | None:
-    ranked = [(score, -(row["epoch"] or 0)) for row in history if (score := row.get(VALIDATION_SCORE)) is not None]
-    return int(-max(ranked)[1]) if ranked else None

@@ -5,24 +5,21 @@ back, from a run folder to a net that predicts.
 from __future__ import annotations
 
 import dataclasses
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
 
 from statefield.datasets import open_dataset
 from statefield.datasets.adapter import DatasetAdapter
 from statefield.datasets.sample import DatasetInfo, Record
 from statefield.datasets.splits import Split, fold_cases
-from statefield.errors import CheckpointError, ConfigError, DataError, EmptySplit
-from statefield.files import write_json
+from statefield.errors import ConfigError, DataError, EmptySplit
 from statefield.tasks.common.checkpointing import load_weights
 from statefield.tasks.common.config import InferenceConfig, NormalisationConfig
 from statefield.tasks.common.data import PatchData
+from statefield.tasks.common.fitting import read_info, seeded
 from statefield.tasks.common.run_folder import RunFolder
 from statefield.tasks.common.volumes import VolumeStore
 from statefield.tasks.medical.recipe import SegmentationRecipe, read_recipe
@@ -153,7 +150,7 @@ def load_trained(folder: str | Path) -> TrainedRun:
     place = RunFolder(Path(folder))
     place.require()
     recipe = read_recipe(place.config)
-    info = _read_info(place)
+    info = read_info(place, DatasetInfo)
     started_fresh = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, weights=None))
     task = build_task(started_fresh, info, total_steps=0)
     load_weights(task.net, place.weights)
@@ -162,9 +159,9 @@ def load_trained(folder: str | Path) -> TrainedRun:
 
 def build_task(recipe: SegmentationRecipe, info: DatasetInfo, *, total_steps: int) -> SegmentationTask:
     """The task of a recipe; its weights follow from the seed alone, whatever was built before, or from a file."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        task = SegmentationTask(
+    task = seeded(
+        recipe.seed,
+        lambda: SegmentationTask(
             recipe.model,
             recipe.inference,
             classes=info.classes,
@@ -174,7 +171,8 @@ def build_task(recipe: SegmentationRecipe, info: DatasetInfo, *, total_steps: in
             seed=recipe.seed,
             total_steps=total_steps,
             max_skipped_steps=recipe.trainer.max_skipped_steps,
-        )
+        ),
+    )
     if recipe.model.weights is not None:
         load_weights(task.net, recipe.model.weights)
     return task
@@ -203,45 +201,3 @@ def build_data(recipe: SegmentationRecipe, dataset: Dataset, splits: Splits, fol
         workers=data.workers,
         seed=recipe.seed,
     )
-
-
-def write_info(folder: RunFolder, dataset: Dataset, splits: Splits) -> None:
-    """Write what the dataset was when training began: its classes, its channels, the cases of each split."""
-    write_json(
-        folder.dataset,
-        {
-            "layout": dataset.adapter.name,
-            "classes": list(dataset.info.classes),
-            "channels": list(dataset.info.channels),
-            "spatial_dims": dataset.info.spatial_dims,
-            "splits": {split: [record.case for record in records] for split, records in splits.items()},
-        },
-    )
-
-
-def require_same_cases(folder: RunFolder, splits: Splits) -> None:
-    """Raise `ConfigError` unless the splits hold the cases they held when the run in `folder` began."""
-    stored = _stored(folder)["splits"]
-    for split, records in splits.items():
-        changed = {record.case for record in records} ^ set(stored[split])
-        if changed:
-            raise ConfigError(
-                f"{folder.root} was started with other cases in the split {split!r} ({', '.join(sorted(changed)[:5])} "
-                "came or went), so continuing it would be neither run. Restore the dataset, or start anew with --run."
-            )
-
-
-def _read_info(folder: RunFolder) -> DatasetInfo:
-    stored = _stored(folder)
-    return DatasetInfo(tuple(stored["classes"]), tuple(stored["channels"]), int(stored["spatial_dims"]))
-
-
-def _stored(folder: RunFolder) -> dict[str, Any]:
-    try:
-        stored = json.loads(folder.dataset.read_text(encoding="utf-8"))
-        return {name: stored[name] for name in ("classes", "channels", "spatial_dims", "splits")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder.dataset} cannot be read ({error}); it names the classes that the weights predict. "
-            "Train again with --overwrite."
-        ) from error

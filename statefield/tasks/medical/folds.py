@@ -22,6 +22,7 @@ from lightning.pytorch import Callback
 from statefield.datasets.sample import Record
 from statefield.errors import ConfigError
 from statefield.files import write_text
+from statefield.tasks.common.outcome import TestResult
 from statefield.tasks.common.parallel import is_first, launch
 from statefield.tasks.common.report import Table, Value
 from statefield.tasks.common.run_folder import RunFolder, read_history
@@ -32,7 +33,7 @@ from statefield.tasks.medical.ensemble import load_folds
 from statefield.tasks.medical.experiment import Dataset, TrainedRun
 from statefield.tasks.medical.postprocessing import FILE_NAME, Choice, Postprocessing, choose
 from statefield.tasks.medical.recipe import SegmentationRecipe, recipe_text
-from statefield.tasks.medical.testing import CaseProgress, Contender, Scored, TestResult, finish
+from statefield.tasks.medical.testing import CaseProgress, Contender, Scored, finish
 from statefield.tasks.medical.training import Announce, fit, require_same, shortened
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""A recipe: every setting of a training run, as frozen dataclasses, and its reading and writing as YAML.
+"""A recipe: every setting of a training run, as frozen dataclasses; `common.recipes` reads and writes it as YAML.
 
 Imports no torch, so that `statefield medical train --help` answers at once.
 """
@@ -6,17 +6,15 @@ Imports no torch, so that `statefield medical train --help` answers at once.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from statefield.errors import ConfigError
+from statefield.tasks.common import recipes
 from statefield.tasks.common.config import (
     AugmentPreset,
     InferenceConfig,
@@ -25,6 +23,9 @@ from statefield.tasks.common.config import (
     TrainerConfig,
     TransformConfig,
 )
+from statefield.tasks.common.recipes import difference as difference
+from statefield.tasks.common.recipes import parse as parse
+from statefield.tasks.common.recipes import recipe_text as recipe_text
 
 
 @dataclass(frozen=True)
@@ -249,36 +250,12 @@ class SegmentationRecipe:
 
 def recipe_parser(**kwargs: Any) -> ArgumentParser:
     """A parser whose options are the fields of `SegmentationRecipe` (`--model.lr`), with `-c/--config recipe.yaml`."""
-    parser = ArgumentParser(exit_on_error=False, **kwargs)
-    parser.add_argument("-c", "--config", action="config", help="a recipe (YAML); later options override it")
-    parser.add_class_arguments(SegmentationRecipe)
-    return parser
-
-
-def parse(parser: ArgumentParser, argv: Sequence[str], *, defaults: bool = True) -> Namespace:
-    """`parser` on `argv`, its objections as `ConfigError`; without `defaults`, what `argv` says and nothing else."""
-    try:
-        return parser.parse_args(list(argv), defaults=defaults)
-    except (ArgumentError, TypeError) as error:
-        raise ConfigError(f"{error}{_nearest(parser, str(error))} (--help lists the settings)") from error
-
-
-def _nearest(parser: ArgumentParser, message: str) -> str:
-    """ " Did you mean ...?" when `message` speaks of a setting that nearly exists."""
-    flag = re.search(r"unrecognized arguments: --([\w.]+)", message)
-    key = re.search(r"Group '([\w.]+)' does not accept option '(\w+)'", message)
-    if flag is None and key is None:
-        return ""
-    unknown = flag.group(1) if flag else ".".join(key.groups()) if key else ""
-    known = [name for action in parser._actions for flag in action.option_strings if (name := flag.removeprefix("--"))]
-    near = difflib.get_close_matches(unknown, known, n=2, cutoff=0.6)
-    return f". Did you mean {' or '.join(near)}?" if near else ""
+    return recipes.recipe_parser(SegmentationRecipe, **kwargs)
 
 
 def recipe_from(parser: ArgumentParser, settings: Namespace) -> SegmentationRecipe:
     """The recipe among parsed settings; what belongs to the command line alone is left aside."""
-    built = parser.instantiate(settings)
-    return SegmentationRecipe(**{f.name: built[f.name] for f in dataclasses.fields(SegmentationRecipe)})
+    return recipes.recipe_from(SegmentationRecipe, parser, settings)
 
 
 def given_settings(parser: ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
@@ -287,43 +264,9 @@ def given_settings(parser: ArgumentParser, argv: Sequence[str]) -> dict[str, Any
     >>> given_settings(recipe_parser(), ["--model.lr", "0.1", "--data.patch_size", "[64, 32]"])
     {'model.lr': 0.1, 'data.patch_size': (64, 32)}
     """
-    fields = {f.name for f in dataclasses.fields(SegmentationRecipe)}
-    said = parse(parser, argv, defaults=False)
-    return {name: value for name, value in said.items() if name.split(".")[0] in fields}
+    return recipes.given_settings(SegmentationRecipe, parser, argv)
 
 
 def read_recipe(path: Path) -> SegmentationRecipe:
     """A recipe file. Raises `ConfigError` for a file that is missing, is not YAML, or holds an unknown setting."""
-    parser = recipe_parser()
-    return recipe_from(parser, parse(parser, ["--config", str(path)]))
-
-
-def recipe_text(recipe: SegmentationRecipe) -> str:
-    """The recipe as YAML, every setting written out; `read_recipe` of it gives the recipe back."""
-    return yaml.safe_dump(_plain(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True)
-
-
-def difference(stored: SegmentationRecipe, given: SegmentationRecipe) -> list[str]:
-    """The settings in which two recipes differ, dotted, the run folder's own path aside."""
-    left, right = _dotted(_plain(dataclasses.asdict(stored))), _dotted(_plain(dataclasses.asdict(given)))
-    return sorted(name for name in {*left, *right} - {"run"} if left.get(name) != right.get(name))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _dotted(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+    return recipes.read_recipe(SegmentationRecipe, path)

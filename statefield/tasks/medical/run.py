@@ -16,6 +16,7 @@ from lightning.pytorch import Callback
 from statefield.datasets.sample import Record
 from statefield.datasets.splits import Split
 from statefield.errors import ConfigError
+from statefield.tasks.common.outcome import TestResult
 from statefield.tasks.common.parallel import is_first
 from statefield.tasks.common.run_folder import RunFolder, read_history
 from statefield.tasks.medical.contenders import choose_on_validation, contender
@@ -23,7 +24,7 @@ from statefield.tasks.medical.ensemble import load_run
 from statefield.tasks.medical.experiment import Dataset
 from statefield.tasks.medical.folds import cross_validate
 from statefield.tasks.medical.recipe import SegmentationRecipe
-from statefield.tasks.medical.testing import CaseProgress, TestResult, finish
+from statefield.tasks.medical.testing import CaseProgress, finish
 from statefield.tasks.medical.training import Announce, fit
 
 __all__ = ["fit", "load_run", "test", "train"]

@@ -16,9 +16,8 @@ from torch import nn
 from statefield.datasets.adapter import DatasetAdapter
 from statefield.datasets.sample import DatasetInfo, Record, Sample
 from statefield.errors import DataError
-from statefield.files import write_json
 from statefield.tasks.common.config import InferenceConfig, NormalisationConfig
-from statefield.tasks.common.environment import describe_environment
+from statefield.tasks.common.outcome import TestResult, write_metrics
 from statefield.tasks.common.report import CaseView, ComparisonRow, MetricRow, Table, Value, write_report
 from statefield.tasks.common.resampling import resample_image
 from statefield.tasks.common.run_folder import RunFolder
@@ -27,7 +26,7 @@ from statefield.tasks.common.volumes import Grid, Spacing, normalise
 from statefield.tasks.medical.baseline import fit_thresholds
 from statefield.tasks.medical.logit_rows import bands_needed
 from statefield.tasks.medical.predict import Memory, segment_volume, write_prediction
-from statefield.tasks.medical.recipe import MetricsConfig, SegmentationRecipe, recipe_text
+from statefield.tasks.medical.recipe import MetricsConfig, SegmentationRecipe
 
 CaseProgress = Callable[[str, int, int], None]
 
@@ -53,18 +52,6 @@ class Contender:
     num_parameters: int
     train_seconds: float | None
     best_epoch: int | None
-
-
-@dataclass(frozen=True, eq=False)
-class TestResult:
-    """What a run ends with."""
-
-    __test__ = False  # for pytest: this is no test class
-
-    folder: RunFolder
-    summary: Mapping[str, Any]
-    comparison: Sequence[ComparisonRow]
-    report: Path
 
 
 def evaluate(
@@ -160,21 +147,14 @@ def finish(
         thresholds, row = _score_thresholds(main.scored.metrics, adapter, baseline, records)
         rows.append(row)
     summary = main.scored.summary
-    write_json(
-        folder.metrics,
-        {
-            "model": _numbers(main),
-            "controls": [_numbers(control) for control in controls],
-            "threshold_baseline": thresholds,
-            "comparison": [{"name": row.name, "role": row.role, **row.values} for row in rows],
-            **(extra or {}),
-            "seed": recipe.seed,
-            "environment": describe_environment(),
-        },
+    write_metrics(
+        folder,
+        recipe,
+        model=_numbers(main),
+        controls=[_numbers(control) for control in controls],
+        comparison=rows,
+        extra={"threshold_baseline": thresholds, **(extra or {})},
     )
-    if not folder.config.exists():  # a test folder of its own: the report shows with which settings
-        folder.config.parent.mkdir(parents=True, exist_ok=True)
-        folder.config.write_text(recipe_text(recipe), encoding="utf-8")
     report = write_report(
         folder.root,
         title=f"{' '.join(recipe.model.about.values())} on {recipe.data.root or adapter.name}",
