@@ -3,8 +3,8 @@
 scene = open_scene(None, "indian_pines")             # embedded
 scene = open_scene("data/PaviaU")                     # the one layout that the folder has
 
-A scene is one picture, so there are no records and no official cases: which pixels are learnt from and which are
-tested on is a setting of the experiment (`statefield.tasks.remote_sensing.hyperspectral.splits`).
+A scene is one picture, so there are no records: which pixels are learnt from and which are tested on is a setting of
+the experiment (`statefield.tasks.remote_sensing.hyperspectral.splits`), or the publisher's, in files of their own.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ class Scene:
     """cube: float32 [C, H, W], the file's own values. labels: int64 [H, W], 0 .. K - 1, or `UNLABELLED`.
 
     info: `classes` name the labels, `channels` the bands. meta: the place on the ground, where the file has one.
+    official: the publisher's training and test pixels, two maps as `labels` is one, where the folder has them.
     """
 
     cube: np.ndarray
     labels: np.ndarray
     info: DatasetInfo
     meta: Meta
+    official: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @runtime_checkable
@@ -76,24 +78,30 @@ def scene_of(
             f"{meta['path']}: rows, columns and bands are {cube_hwc.shape}; the published scene {meta['case']} has "
             f"{wanted}. Give the file as published (of Indian Pines and Salinas the one called corrected)."
         )
-    if labels.shape != size:
-        raise ShapeError(f"{labels_at}: {labels.shape} rows and columns of labels; the scene has {size}.")
     cube = np.ascontiguousarray(np.moveaxis(cube_hwc, -1, 0), dtype=np.float32)
     if not np.isfinite(cube).all():
         raise DataError(f"{meta['path']}: holds values that are NaN or infinite; finite ones are needed.")
+    target = label_map(labels, info, meta["case"], size, labels_at)
+    if not (target != UNLABELLED).any():
+        raise LabelError(f"{labels_at}: no pixel has a label (all are 0).")
+    return Scene(cube, target, info, meta)
+
+
+def label_map(labels: np.ndarray, info: DatasetInfo, case: str, size: tuple[int, int], labels_at: Path) -> np.ndarray:
+    """int64 [H, W], 0 .. K - 1 or `UNLABELLED`, from a file's 1 .. K and 0; errors as `scene_of`."""
+    if labels.shape != size:
+        raise ShapeError(f"{labels_at}: {labels.shape} rows and columns of labels; the scene has {size}.")
     numbers = np.asarray(labels, np.float64)
     num_classes = len(info.classes)
     wrong = ~((numbers >= 0) & (numbers <= num_classes) & (numbers == np.floor(numbers)))
     if wrong.any():
         raise LabelError(
-            f"{labels_at}: {int(wrong.sum())} labels, such as {numbers[wrong][0]:g}, are no class of {meta['case']}: "
+            f"{labels_at}: {int(wrong.sum())} labels, such as {numbers[wrong][0]:g}, are no class of {case}: "
             f"0 (no label) and 1 to {num_classes} are known."
         )
     target = numbers.astype(np.int64) - 1
     target[target < 0] = UNLABELLED
-    if not (target != UNLABELLED).any():
-        raise LabelError(f"{labels_at}: no pixel has a label (all are 0).")
-    return Scene(cube, target, info, meta)
+    return target
 
 
 def plain_meta(case: str, path: Path) -> Meta:

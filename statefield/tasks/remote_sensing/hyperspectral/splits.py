@@ -8,12 +8,16 @@ what is tested is another place, not the neighbour of a training pixel.
 training pixels. Its scores tell how well a scene is filled in between known pixels, and little else; the share of test
 windows that hold a training pixel is measured and logged as a warning.
 
+`official_split`, for scenes whose publisher says which pixels are for training and which for testing (Houston 2013,
+WHU-Hi). Such samples may leak as much as drawn ones do, so the same share is measured.
+
 Sources: Nalepa, Myller and Kawulok 2019, Validating hyperspectral image segmentation (doi 10.1109/LGRS.2019.2895697),
 who show how far the two lie apart; the notebook of mahmad000/MorpMamba for the random split 25/25/50.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from statefield.errors import ConfigError
+from statefield.datasets.hyperspectral import Scene
+from statefield.errors import ConfigError, UnknownName
 from statefield.labels import UNLABELLED
 from statefield.registry import Registry
 from statefield.tasks.remote_sensing.hyperspectral.windows import margins
@@ -30,10 +35,13 @@ __all__ = [
     "FRACTIONS",
     "PARTS",
     "SPLITS",
+    "SPLIT_NAMES",
     "PixelSplit",
     "block_split",
+    "official_split",
     "random_leaky_split",
     "share_that_sees_training",
+    "split_scene",
 ]
 
 PARTS = ("train", "val", "test")
@@ -65,7 +73,30 @@ class PixelSplit:
         return np.argwhere(self.part == PARTS.index(part))
 
 
-SPLITS: Registry[Callable[..., PixelSplit]] = Registry("split of pixels")
+SPLITS: Registry[Callable[..., PixelSplit]] = Registry("split of pixels")  # those that labels suffice for
+
+
+def split_scene(
+    name: str,
+    scene: Scene,
+    *,
+    window: int,
+    block: int = 16,
+    fractions: tuple[float, float, float] = FRACTIONS,
+    seed: int = 0,
+) -> PixelSplit:
+    """The split of that name in `SPLIT_NAMES`; `block` is for "blocks" alone, `fractions` not for "official".
+
+    Raises:
+        UnknownName: no such split. ConfigError: "official" of a scene without, and as the splits say.
+    """
+    if name == "official":
+        return official_split(scene, window=window, seed=seed)
+    if name not in SPLITS:
+        raise UnknownName.among("split of pixels", name, SPLIT_NAMES)
+    if name == "blocks":
+        return block_split(scene.labels, window=window, block=block, fractions=fractions, seed=seed)
+    return SPLITS[name](scene.labels, window=window, fractions=fractions, seed=seed)
 
 
 @SPLITS.register("blocks")
@@ -83,6 +114,10 @@ def block_split(
     their classes. Of 40 such draws the one is kept in which the most classes have at least five training pixels and a
     test pixel; among equals, the one whose parts are nearest to the fractions. What the guard leaves out is in no part.
 
+    The guard holds for every window that is smaller than a block, but the larger the window, the fewer pixels it
+    leaves: of a block alone among others, (block - window + 1)^2. So the share of labelled pixels that is used is among
+    the notes, and it is a warning where windows are larger than half a block.
+
     Args:
         labels: int [H, W], `UNLABELLED` or a class. window: side of the largest window that will be used (1: none).
         block: side of a block in pixels. fractions: of train, val and test in the labelled pixels; they sum to 1.
@@ -95,7 +130,10 @@ def block_split(
     _require_fractions(fractions)
     margins(window)
     if block <= window:
-        raise ConfigError(f"blocks of side {block} for windows of side {window}: larger blocks are needed.")
+        raise ConfigError(
+            f"blocks of side {block} for windows of side {window}: larger blocks are needed, since a block alone among "
+            "others would keep no pixel whose window lies inside it."
+        )
     num_classes = int(labels.max()) + 1
     best: tuple[tuple[int, float], np.ndarray] | None = None
     for draw in range(_DRAWS):
@@ -108,7 +146,12 @@ def block_split(
         if best is None or merit > best[0]:
             best = merit, part
     assert best is not None
-    return _finished(labels, best[1], "blocks", window)
+    split = _finished(labels, best[1], "blocks", window)
+    used = float((split.part >= 0).sum() / (labels != UNLABELLED).sum())
+    note = f"{used:.1%} of the labelled pixels are used: the windows of the others reach into another part"
+    if 2 * window > block:
+        logger.warning("blocks of side %d, windows of side %d: %s. Use larger blocks.", block, window, note)
+    return dataclasses.replace(split, notes=(*split.notes, note))
 
 
 @SPLITS.register("random-leaky")
@@ -138,7 +181,43 @@ def random_leaky_split(
         "nothing about another place."
     )
     logger.warning("random-leaky split: %s", note)
-    return PixelSplit(split.part, split.name, split.window, split.left_out, (note, *split.notes))
+    return dataclasses.replace(split, notes=(note, *split.notes))
+
+
+def official_split(scene: Scene, *, window: int, seed: int = 0) -> PixelSplit:
+    """The publisher's training and test pixels; a quarter of each class's training pixels, drawn, are for validation.
+
+    Publishers give no validation pixels, and choosing by test pixels is no choice. Where the samples were drawn from
+    the same fields, test windows hold training pixels: the share is measured, noted and logged.
+
+    Args:
+        window: side of the largest window that will be used. seed: of the validation pixels.
+
+    Raises:
+        ConfigError: a scene without an official split.
+    """
+    if scene.official is None:
+        raise ConfigError(
+            f"{scene.meta['case']} has no official split, or its folder lacks the files of it (`statefield datasets` "
+            "shows their names): use --split blocks."
+        )
+    margins(window)
+    train, test = scene.official
+    rng = np.random.default_rng(seed)
+    part = np.full(scene.labels.shape, -1, np.int8)
+    part[test != UNLABELLED] = 2
+    for number in range(len(scene.info.classes)):
+        places = rng.permutation(np.flatnonzero(train.ravel() == number))
+        held_out = len(places) // 4
+        part.flat[places[held_out:]] = 0
+        part.flat[places[:held_out]] = 1
+    split = _finished(scene.labels, part, "official", window)
+    # the official training pixels that are held out for validation choose the net, so they count as seen
+    share = share_that_sees_training(dataclasses.replace(split, part=np.where(split.part == 1, 0, split.part)))
+    note = f"{share:.1%} of the test windows of side {window} hold official training pixels"
+    if share:
+        logger.warning("official split: %s: its scores say less about another place than they seem to.", note)
+    return dataclasses.replace(split, notes=(note, *split.notes))
 
 
 def share_that_sees_training(split: PixelSplit, window: int | None = None) -> float:
@@ -147,6 +226,9 @@ def share_that_sees_training(split: PixelSplit, window: int | None = None) -> fl
     near = ndimage.maximum_filter(split.part == 0, size=window or split.window, mode="constant", cval=0)
     test = split.part == 2
     return float(near[test].mean()) if test.any() else 0.0
+
+
+SPLIT_NAMES = (*SPLITS, "official")
 
 
 def _draw_blocks(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import combinations
 
 import numpy as np
 import pytest
 
-from statefield.datasets.hyperspectral import open_scene
-from statefield.errors import ConfigError
+from statefield.datasets.hyperspectral import Scene, open_scene
+from statefield.datasets.sample import DatasetInfo
+from statefield.errors import ConfigError, UnknownName
 from statefield.tasks.remote_sensing.hyperspectral.splits import (
     PARTS,
     SPLITS,
@@ -16,6 +18,7 @@ from statefield.tasks.remote_sensing.hyperspectral.splits import (
     block_split,
     random_leaky_split,
     share_that_sees_training,
+    split_scene,
 )
 from statefield.tasks.remote_sensing.hyperspectral.windows import Windows
 
@@ -44,6 +47,67 @@ def test_windows_of_two_parts_share_no_pixel(window: int, seed: int) -> None:
     for first, second in combinations(PARTS, 2):
         assert not (seen[first] & seen[second]).any()
     assert share_that_sees_training(split) == 0
+
+
+@pytest.mark.parametrize("window", [9, 12, 15])
+def test_windows_larger_than_half_a_block_are_guarded_too_and_warned_of(
+    window: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = np.kron(np.random.default_rng(0).integers(0, 3, (12, 12)), np.ones((10, 10))).astype(np.int64)
+    split = block_split(labels, window=window)
+    seen = {part: covered(split.pixels(part), window, 120) for part in PARTS}
+    assert all(seen[part].any() for part in PARTS)
+    for first, second in combinations(PARTS, 2):
+        assert not (seen[first] & seen[second]).any()
+    used = f"{(split.part >= 0).sum() / 14400:.1%} of the labelled pixels are used"
+    assert used in caplog.text and used in split.notes[-1]
+
+
+def test_what_the_guard_leaves_is_noted_and_smaller_windows_are_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    labels = fields()
+    split = block_split(labels, window=7)
+    share = (split.part >= 0).sum() / (labels >= 0).sum()
+    assert f"{share:.1%} of the labelled pixels are used" in split.notes[-1] and 0 < share < 1
+    assert not caplog.records
+
+
+def official_scene() -> Scene:
+    """40 x 40 pixels, two classes; the left third is for training and the right third for testing."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(-1, 2, (40, 40))
+    train, test = np.full((2, 40, 40), -1)
+    train[:, :13], test[:, 27:] = labels[:, :13], labels[:, 27:]
+    meta = {"case": "town", "path": "", "spacing": (1.0, 1.0), "spacing_known": False, "affine": None, "file": None}
+    return Scene(np.zeros((1, 40, 40), np.float32), labels, DatasetInfo(("a", "b"), ("1",), 2), meta, (train, test))
+
+
+def test_the_official_split_keeps_the_publishers_test_pixels(caplog: pytest.LogCaptureFixture) -> None:
+    scene = official_scene()
+    assert scene.official is not None
+    split = split_scene("official", scene, window=5, seed=0)
+    assert ((split.part == 2) == (scene.official[1] >= 0)).all()
+    assert (((split.part == 0) | (split.part == 1)) == (scene.official[0] >= 0)).all()
+    for number in (0, 1):
+        count = int((scene.official[0] == number).sum())
+        assert ((split.part == 1) & (scene.labels == number)).sum() == count // 4
+    assert "0.0% of the test windows" in split.notes[0] and not caplog.records
+    other = split_scene("official", scene, window=5, seed=1)
+    assert (other.part != split.part).any() and ((other.part == 2) == (split.part == 2)).all()
+
+
+def test_official_samples_whose_windows_overlap_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    split = split_scene("official", official_scene(), window=31)
+    # of columns 27 to 39 the windows of 27 reach back to column 12, those of 28 to 13: only column 27 sees training
+    share = float((split.part[:, 27] == 2).sum() / (split.part == 2).sum())
+    assert f"{share:.1%} of the test windows" in split.notes[0] and "official split" in caplog.text
+
+
+def test_a_scene_without_an_official_split_is_told_so() -> None:
+    scene = dataclasses.replace(official_scene(), official=None)
+    with pytest.raises(ConfigError, match="town has no official split"):
+        split_scene("official", scene, window=5)
+    with pytest.raises(UnknownName, match="did you mean 'official'"):
+        split_scene("oficial", scene, window=5)
 
 
 def test_a_guard_for_smaller_windows_does_not_hold_for_larger_ones() -> None:
