@@ -166,8 +166,9 @@ def _print(evaluation: MotEvaluation, *, details: bool) -> None:
 
     console = Console(highlight=False)
     truth = evaluation.ground_truth
+    count = f"{len(truth.sequences)} {'sequence' if len(truth.sequences) == 1 else 'sequences'}"
     console.print(
-        f"{truth.root}: {truth.benchmark}, {len(truth.sequences)} sequences; recognised by {truth.recognised_by}.",
+        f"{truth.root}: {truth.benchmark}, {count}; recognised by {truth.recognised_by}.",
         soft_wrap=True,
         markup=False,
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from statefield.tasks.tracking.mot_evaluation.evaluate import MotEvaluation, Summary
 from statefield.tasks.tracking.mot_evaluation.hota import ALPHAS
-from statefield.tasks.tracking.mot_evaluation.track_map import THRESHOLDS
+from statefield.tasks.tracking.mot_evaluation.track_map import RANGES, THRESHOLDS
 from statefield.tasks.tracking.score_tables import ScoreTable, Value
 
 # counts are shown as they are; every other field is a ratio, shown as per cent
@@ -58,8 +58,8 @@ _MAIN = {
     "Frag": ("CLEAR", "Frag"),
 }
 _PER_SEQUENCE = ("HOTA", "DetA", "AssA", "MOTA", "IDF1", "IDSW")
-_RATIOS = ("MOTP", "MODA", "CLR_Re", "CLR_Pr", "CLR_F1", "sMOTA", "MOTAL", "MTR", "PTR", "MLR", "FP_per_frame")
-# (heading, metric, fields, what they are); the first three on request, the others wherever they were asked for
+_RATIOS = ("MOTP", "MODA", "sMOTA", "MOTAL", "CLR_Re", "CLR_Pr", "CLR_F1")
+# (heading, metric, fields, what they are); shown on request, but for those of `_ALWAYS`
 _DETAILS = (
     (
         "HOTA",
@@ -67,7 +67,8 @@ _DETAILS = (
         ("DetRe", "DetPr", "AssRe", "AssPr", "OWTA", "HOTA(0)", "LocA(0)"),
         "Mean over 19 thresholds, but at the threshold 0.05 where marked (0); per cent.",
     ),
-    ("CLEAR", "CLEAR", _RATIOS, "At IoU 0.5; per cent, but FP_per_frame."),
+    ("CLEAR", "CLEAR", _RATIOS, "At IoU 0.5; per cent."),
+    ("CLEAR, tracks", "CLEAR", ("MTR", "PTR", "MLR", "FP_per_frame"), "At IoU 0.5; per cent, but FP_per_frame."),
     ("CLEAR, counts", "CLEAR", ("CLR_TP", "CLR_FN", "CLR_FP", "MT", "PT", "ML"), "At IoU 0.5: boxes, and tracks."),
     ("Identity", "Identity", ("IDR", "IDP", "IDTP", "IDFN", "IDFP"), "At IoU 0.5; IDR and IDP in per cent."),
     ("VACE", "VACE", ("SFDA", "ATA"), "At IoU 0.5; per cent."),
@@ -119,7 +120,7 @@ def score_tables(evaluation: MotEvaluation, *, sequences: bool = True, details: 
                 rows = {key: _fields(row[metric], fields) for key, row in combined.items()}
                 tables.append(_table(f"{of}: {heading}", what, "tracker", rows))
         if "TrackMAP" in evaluation.metrics:
-            tables.append(_map_table(of, combined))
+            tables += _map_tables(of, combined)
     return tables
 
 
@@ -199,21 +200,24 @@ def _sequence_table(evaluation: MotEvaluation, name: str, of: str) -> ScoreTable
     return ScoreTable(table.title, table.lead, table.heading, rows, unranked=frozenset(table.columns))
 
 
-def _map_table(of: str, combined: Mapping[str, Summary]) -> ScoreTable:
-    rows: dict[str, dict[str, Value]] = {}
+def _map_tables(of: str, combined: Mapping[str, Summary]) -> list[ScoreTable]:
+    main: dict[str, dict[str, Value]] = {}
+    ranges: dict[str, dict[str, Value]] = {}
     for key, summary in combined.items():
         fields = summary["TrackMAP"]
-        row: dict[str, Value] = {"mAP": shown_value("AP_all", fields["AP_all"])}
-        row["AP50"] = shown_value("AP_all", fields["AP_all"][0])
-        row["AP75"] = shown_value("AP_all", fields["AP_all"][5])
-        row["mAR"] = shown_value("AR_all", fields["AR_all"])
-        ranges = [field for field in fields if field.startswith("AP_") and field != "AP_all"]
-        rows[key] = row | {field: shown_value(field, fields[field]) for field in ranges}
-    lead = (
-        "Average precision of whole tracks, mean over track IoU 0.5 to 0.95, per cent; s, m, l: tracks of small, "
-        "medium and large boxes, and of short, medium and long ones (TAO's ranges)."
-    )
-    return _table(f"{of}: track mAP", lead, "tracker", rows)
+        precision, recall = fields["AP_all"], fields["AR_all"]
+        shown = {"mAP": precision, "AP50": precision[0], "AP75": precision[5], "mAR": recall}
+        main[key] = {heading: shown_value("AP_all", value) for heading, value in shown.items()}
+        ranges[key] = {
+            name.replace("area_", "area ").replace("time_", "time "): shown_value("AP_all", fields[f"AP_{name}"])
+            for name in RANGES[1:]
+        }
+    lead = "Average precision of whole tracks, mean over track IoU 0.5 to 0.95, and average recall; per cent."
+    by_range = "mAP of tracks of small, medium and large boxes, and of short, medium and long tracks (TAO's ranges)."
+    return [
+        _table(f"{of}: track mAP", lead, "tracker", main),
+        _table(f"{of}: track mAP by size", by_range, "tracker", ranges),
+    ]
 
 
 def _fields(values: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Value]:
