@@ -35,6 +35,11 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "statefield.cli.medical_predict:predict", "segment images or volumes with a trained model"
     ),
     ("medical", "evaluate"): Verb("statefield.cli.medical_evaluate:evaluate", "score label files against label files"),
+    ("change", "train"): Verb("statefield.cli.change:train", "train change detection, then test it and write a report"),
+    ("change", "test"): Verb("statefield.cli.change:test", "score a trained net of two dates on a split"),
+    ("change", "evaluate"): Verb(
+        "statefield.cli.change_evaluate:evaluate", "score maps of change against maps of change"
+    ),
     ("hyperspectral", "train"): Verb(
         "statefield.cli.hyperspectral:train", "learn the classes of a scene's pixels, test on others, map the scene"
     ),
@@ -66,6 +71,8 @@ _EXAMPLES = (
     "statefield medical plan data/Task09_Spleen",
     "statefield medical predict --run runs/demo scan.nii.gz --output scan_labels.nii.gz",
     "statefield medical evaluate predictions/ labels/ --classes 3",
+    "statefield change train --config recipes/remote_sensing/oscd.yaml",
+    "statefield change evaluate predictions/ labels/ --json scores.json",
     "statefield hyperspectral train --output runs/indian_pines",
     "statefield mot evaluate --gt MOT17/train --results results/bytetrack results/sort",
     "statefield sot evaluate --gt LaSOT/ --results results/ostrack results/mixformer --report report.html",

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from statefield.datasets.change.reading import Picture, assemble, load_pair, rea
 from statefield.datasets.published import DividedDataset, Parts, visible_files
 from statefield.datasets.readers import raster
 from statefield.datasets.sample import About, ChangeInfo, ChangeSample, Record
-from statefield.datasets.splits import official_split
+from statefield.datasets.splits import Split, official_split
 from statefield.errors import ConfigError, DatasetLayoutError, LabelError, ShapeError
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
@@ -35,15 +35,19 @@ class Oscd(DividedDataset):
     bands: "rgb": the pictures of pair/; "all": the 13 bands of imgs_1_rect/ and imgs_2_rect/, which the publisher has
         brought to 10 m, or else of imgs_1/ and imgs_2/, whose pixels of 20 and 60 m are repeated to 10 m, as one array
         cannot hold three grids; "auto": "rgb" where it is there.
+    val_cities, test_cities: cities that are set apart by name, whatever the official split says, for archives without
+        the labels of the official test cities; where none is named, they are drawn by seed.
     """
 
     bands: Literal["auto", "rgb", "all"] = "auto"
+    val_cities: tuple[str, ...] = ()
+    test_cities: tuple[str, ...] = ()
 
     name = "oscd"
     about = About(
         title="OSCD",
         task="urban change, Sentinel-2, 24 cities at 10 m, RGB or 13 bands (option bands)",
-        split="official cities: 14 / 10, val from train by seed; without a test city, test too",
+        split="official cities: 14 / 10, val from train by seed or name; without a test city, test too",
         labels="cm.png 0/255, cut at 128 (one is blurred); CITY-cm.tif 1 unchanged, 2 changed; changed 1",
         terms="labels CC BY-NC-SA; images: modified Copernicus Sentinel data",
         source="Caye Daudt et al. 2018, doi 10.1109/IGARSS.2018.8518015; rcdaudt.github.io/oscd",
@@ -72,9 +76,10 @@ class Oscd(DividedDataset):
 
     def parts(self, root: Path) -> Parts:
         info, wanted = self.describe(root), self._wanted(root)
-        official = official_split("oscd")
-        found: dict[str, list[Record]] = {"train": [], "test": [], "unlabelled": []}
-        for city in _cities(root, wanted):
+        cities = _cities(root, wanted)
+        official = official_split("oscd") | self._set_apart({city.name for city in cities})
+        found: dict[str, list[Record]] = {"train": [], "val": [], "test": [], "unlabelled": []}
+        for city in cities:
             first, second = _dates(city, wanted)
             mask = _mask_of(root, city.name)
             record = Record(city.name, first, mask, info, after=second)
@@ -87,6 +92,20 @@ class Oscd(DividedDataset):
         before = _stack(record.images, record.case, None)
         after = _stack(record.after, record.case, before.header)
         return assemble(record, before, after, read_masks(record, _read_change))
+
+    def _set_apart(self, there: set[str]) -> dict[str, Split]:
+        """The splits of the cities that the options name."""
+        chosen: dict[str, Split] = {}
+        for split, cities in (("val", self.val_cities), ("test", self.test_cities)):
+            for city in cities:
+                if city in chosen or city not in there:
+                    problem = "is in both lists, or twice in one" if city in chosen else "has no folder there"
+                    raise ConfigError(
+                        f"option {split}_cities of the layout 'oscd': {city!r} {problem}. Name cities among "
+                        f"{', '.join(sorted(there))}, each once."
+                    )
+                chosen[city] = cast(Split, split)
+        return chosen
 
     def _wanted(self, root: Path) -> Literal["rgb", "all"]:
         if self.bands != "auto":
