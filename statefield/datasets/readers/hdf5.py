@@ -29,7 +29,7 @@ def read_array(path: str | os.PathLike[str], name: str, ndim: int) -> np.ndarray
             numbers of `ndim` axes, or one larger than the memory limit.
     """
     path = Path(path)
-    with _opened(path) as file:
+    with opened(path) as file:
         item = _own_dataset(path, file, name)
         if item.dtype.kind not in "biuf":
             raise DataError(f"{path}: {name!r} holds values of type {item.dtype}; integers or floats are needed.")
@@ -46,7 +46,7 @@ def read_array(path: str | os.PathLike[str], name: str, ndim: int) -> np.ndarray
 def array_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
     """The arrays at the top of an HDF5 file by name, with their shapes; what is a link or a group is left out."""
     path = Path(path)
-    with _opened(path) as file:
+    with opened(path) as file:
         return {
             name: tuple(file[name].shape)
             for name in file.keys()  # noqa: SIM118  iterating the file itself is the same, but reads worse
@@ -71,7 +71,8 @@ def _own_dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
+def opened(path: Path) -> Iterator[h5py.File]:
+    """The file for reading; whatever h5py raises while it is open becomes a `DataError` that names it."""
     if not path.is_file():
         raise DataError(f"{path}: no such file.")
     try:
