@@ -212,4 +212,63 @@ template <class T> SF_INLINE T over_lines(const T *sums, int64_t lines, int64_t 
     return sum;
 }
 
+// What a backward of state fusion is given, and where its gradients go.
+template <class T> struct FusionGradients {
+    const T *grad, *h, *weight, *alpha, *C, *D, *u;
+    T *grad_h, *grad_weight, *grad_alpha, *grad_C, *grad_D, *grad_u;
+    int64_t kernels, channels, batch, values;  // values: of C, one a pixel and state
+
+    // grad_u = D * grad of `count` pixels from `first` on, elements into u, of one line of channels, and their share of
+    // grad_D.
+    void skip(int64_t first, int64_t count, int64_t valid, const T *D_line, T *sum) const {
+        vec<T> by[kVectors], total[kVectors];
+        load_line(D_line, kLine<T>, by);
+        for (int v = 0; v < kVectors; ++v) total[v] = vec<T>{};
+        for (int64_t j = 0; j < count; ++j) {
+            const int64_t at = first + j * channels;
+            vec<T> given[kVectors], read[kVectors];
+            load_line(grad + at, valid, given);
+            load_line(u + at, valid, read);
+            for (int v = 0; v < kVectors; ++v) {
+                total[v] += given[v] * read[v];
+                given[v] *= by[v];
+            }
+            store_line(grad_u + at, valid, given);
+        }
+        add_to_line(sum, total);
+    }
+
+    // Runs what make(merged, D, tap_sums, D_sums, C_sums) returns: the tasks, from lines of merged taps and of D; they
+    // write partial sums [batch * chunks][lines][taps], [batch * chunks][lines] lines, and [lines][values] scalars.
+    template <class Make> int run(const Taps &taps, const Cut &cut, int64_t threads, Make make) const {
+        const int64_t parts = batch * cut.chunks, lines = cut.lines;
+        aligned_buffer weights((size_t)(lines * (taps.count + 1)) * kLineBytes);
+        aligned_buffer sums((size_t)(parts * lines * (taps.count + 1)) * kLineBytes);
+        aligned_buffer C_memory(C != nullptr ? (size_t)(lines * values) * sizeof(T) : 0);
+        aligned_buffer alpha_shares((size_t)(kernels * channels) * sizeof(double));
+        if (!weights.data || !sums.data || !C_memory.data || !alpha_shares.data) return SF_NO_MEMORY;
+        T *merged = (T *)weights.data, *D_lines = merged + lines * taps.count * kLine<T>;
+        T *tap_sums = (T *)sums.data, *D_sums = tap_sums + parts * lines * taps.count * kLine<T>;
+        T *C_sums = (T *)C_memory.data;
+        double *shares = (double *)alpha_shares.data;
+        pad_channels(D, channels, lines, D_lines);
+        const PartialSums<T> all_taps{tap_sums, parts, lines, taps.count}, all_D{D_sums, parts, lines, 1};
+        const int code = run_tasks(
+            make(merged, D_lines, tap_sums, D_sums, C_sums), cut.tasks, threads, taps, lines, weight, alpha, kernels,
+            channels, merged, [&] {
+#pragma omp for schedule(static)
+                for (int64_t e = 0; e < channels; ++e) {
+                    channel_gradients(all_taps, taps, e, channels, kernels, weight, alpha, grad_weight, shares);
+                    if (D != nullptr) grad_D[e] = (T)all_D.of(e);
+                }
+                if (C != nullptr) {
+#pragma omp for schedule(static)
+                    for (int64_t at = 0; at < values; ++at) grad_C[at] = over_lines((const T *)C_sums, lines, values, at);
+                }
+            });
+        if (code == SF_OK) alpha_gradients(shares, kernels, channels, grad_alpha);
+        return code;
+    }
+};
+
 }  // namespace SF_ISA

@@ -184,6 +184,29 @@ template <class T> void pad_channels(const T *from, int64_t channels, int64_t li
     if (from != nullptr) memcpy(to, from, (size_t)channels * sizeof(T));
 }
 
+// Merges the taps of all lines, then runs the tasks, every thread with scratch of its own, and then after(), which all
+// threads enter: loops over sums of the tasks.
+template <class T, class Task, class After>
+int run_tasks(const Task &task, int64_t tasks, int64_t threads, const Taps &taps, int64_t lines, const T *weight,
+              const T *alpha, int64_t kernels, int64_t channels, T *merged, After after) {
+    threads = clamped(tasks, 1, threads);
+    const int64_t bytes = task.scratch_bytes();
+    aligned_buffer scratch((size_t)(threads * bytes));
+    if (scratch.data == nullptr) return SF_NO_MEMORY;
+#pragma omp parallel num_threads(threads)
+    {
+        const flush_denormals flushed;
+        char *own = (char *)scratch.data + this_thread() * bytes;
+#pragma omp for schedule(static)
+        for (int64_t line = 0; line < lines; ++line)
+            merge_weights(taps, weight, alpha, kernels, channels, line, merged + line * taps.count * kLine<T>);
+#pragma omp for schedule(dynamic)
+        for (int64_t t = 0; t < tasks; ++t) task.run(t, own);
+        after();
+    }
+    return SF_OK;
+}
+
 // Where rows near `row` lie in a ring of `slots`: one division for a row, none for its taps.
 struct RingPlace {
     int64_t slots, row, slot;

@@ -59,20 +59,8 @@ int fusion_3d_forward(const T *h, const T *weight, const T *alpha, const T *C, c
     pad_channels(D, shape.channels, cut.lines, D_lines);
     const SliceRing<T> ring{shape, taps, {shape.width, taps.column_reach}};
     const ForwardTask<T> task{h, C, u, y, shape, taps, cut, ring, merged, D_lines};
-
-    threads = clamped(cut.tasks, 1, threads);
-    aligned_buffer scratch((size_t)(threads * task.scratch_bytes()));
-    if (scratch.data == nullptr) return SF_NO_MEMORY;
-#pragma omp parallel num_threads(threads)
-    {
-        char *own = (char *)scratch.data + this_thread() * task.scratch_bytes();
-#pragma omp for schedule(static)
-        for (int64_t line = 0; line < cut.lines; ++line)
-            merge_weights(taps, weight, alpha, kernels, shape.channels, line, merged + line * taps.count * kLine<T>);
-#pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < cut.tasks; ++t) task.run(t, own);
-    }
-    return SF_OK;
+    return run_tasks(task, cut.tasks, threads, taps, cut.lines, weight, alpha, kernels, shape.channels,
+                     merged, [] {});
 }
 
 }  // namespace

@@ -78,8 +78,7 @@ template <class T> struct GradientRing {
 };
 
 template <class T> struct BackwardTask {
-    const T *grad, *h, *C, *u;
-    T *grad_h, *grad_u;
+    const FusionGradients<T> &of;
     VolumeShape shape;
     const VolumeTaps &taps;
     Cut cut;
@@ -108,8 +107,8 @@ template <class T> struct BackwardTask {
         int64_t next = greatest(place.first - taps.slice_reach, 0);
         for (int64_t z = place.first; z < place.last; ++z) {
             for (; next <= least(z + taps.slice_reach, shape.depth - 1); ++next) {
-                h_ring.pack(h, place, next, own_h);
-                g_ring.pack(grad, C, place, next, own_g);
+                h_ring.pack(of.h, place, next, own_h);
+                g_ring.pack(of.grad, of.C, place, next, own_g);
             }
             const RingPlace around = h_ring.around(z);
             for (int64_t n = 0; n < shape.states; ++n) {
@@ -117,19 +116,23 @@ template <class T> struct BackwardTask {
                 for (int64_t y = 0; y < shape.height; ++y) {
                     gather_grad_h(place, around, y, n, own_g, rim, aimed);
                     h_ring.aim(around, y, n, own_h, weights(place), aimed);
-                    if (C != nullptr) read_out(place, z, y, n, aimed);
+                    if (of.C != nullptr) read_out(place, z, y, n, aimed);
                     const T *g = g_ring.plane(own_g, around.slot, n) + y * g_ring.row_elements();
                     add_row_of_taps(aimed, taps.count, g + g_ring.packed.line_of(0), shape.width, own_taps);
                 }
             }
-            if (u != nullptr) skip(place, z, own_D);
+            if (of.u == nullptr) continue;
+            for (int64_t y = 0; y < shape.height; ++y) {
+                const int64_t first = shape.voxel(place.batch, z, y) * shape.channels + place.line * kLine<T>;
+                of.skip(first, shape.width, valid(place), D + place.line * kLine<T>, own_D);
+            }
         }
     }
 
     void gather_grad_h(const Place &place, const RingPlace &around, int64_t y, int64_t n, T *ring, const T *rim,
                        Tap<T> *aimed) const {
         const int64_t voxel = shape.voxel(place.batch, around.row, y), stride = shape.states * shape.channels;
-        T *to = grad_h + (voxel * shape.states + n) * shape.channels + place.line * kLine<T>;
+        T *to = of.grad_h + (voxel * shape.states + n) * shape.channels + place.line * kLine<T>;
         const GradientRow<T> &packed = g_ring.packed;
         int count = 0;
         for (int t = 0; t < taps.count; ++t) {
@@ -151,82 +154,22 @@ template <class T> struct BackwardTask {
 
     void read_out(const Place &place, int64_t z, int64_t y, int64_t n, const Tap<T> *aimed) const {
         const int64_t at = shape.voxel(place.batch, z, y);
-        const T *from = grad + at * shape.channels + place.line * kLine<T>;
+        const T *from = of.grad + at * shape.channels + place.line * kLine<T>;
         T *to = C_sums + (place.line * shape.voxels() + at) * shape.states + n;
         for_tiles(0, shape.width, ReadOut<T>{aimed, taps.count, from, shape.channels, valid(place), to, shape.states});
-    }
-
-    // grad_u = D * grad, and the slice's share of grad_D.
-    void skip(const Place &place, int64_t z, T *sum) const {
-        const int64_t first = shape.voxel(place.batch, z, 0) * shape.channels + place.line * kLine<T>;
-        vec<T> D_line[kVectors], total[kVectors];
-        load_line(D + place.line * kLine<T>, kLine<T>, D_line);
-        for (int64_t y = 0; y < shape.height; ++y) {
-            for (int v = 0; v < kVectors; ++v) total[v] = vec<T>{};
-            for (int64_t j = 0; j < shape.width; ++j) {
-                const int64_t at = first + (y * shape.width + j) * shape.channels;
-                vec<T> given[kVectors], read[kVectors];
-                load_line(grad + at, valid(place), given);
-                load_line(u + at, valid(place), read);
-                for (int v = 0; v < kVectors; ++v) {
-                    total[v] += given[v] * read[v];
-                    given[v] *= D_line[v];
-                }
-                store_line(grad_u + at, valid(place), given);
-            }
-            add_to_line(sum, total);
-        }
     }
 };
 
 template <class T>
-int fusion_3d_backward(const T *grad, const T *h, const T *weight, const T *alpha, const T *C, const T *D, const T *u,
-                       T *grad_h, T *grad_weight, T *grad_alpha, T *grad_C, T *grad_D, T *grad_u, const int64_t *sizes,
-                       const int64_t *dilations, int64_t kernels, int64_t threads) {
-    const VolumeShape shape(sizes);
-    const VolumeTaps taps(dilations, kernels, shape.depth, shape.height, shape.width);
+int fusion_3d_backward(const FusionGradients<T> &of, const VolumeShape &shape, const int64_t *dilations, int64_t threads) {
+    const VolumeTaps taps(dilations, of.kernels, shape.depth, shape.height, shape.width);
     if (taps.memory.data == nullptr) return SF_NO_MEMORY;
     const Cut cut(shape.of_slices(), kLine<T>);
-    const int64_t parts = shape.batch * cut.chunks, C_values = shape.voxels() * shape.states;
-    aligned_buffer weights((size_t)(cut.lines * (taps.count + 1)) * kLineBytes);
-    aligned_buffer sums((size_t)(parts * cut.lines * (taps.count + 1)) * kLineBytes);
-    aligned_buffer C_sums(C != nullptr ? (size_t)(cut.lines * C_values) * sizeof(T) : 0);
-    aligned_buffer alpha_shares((size_t)(kernels * shape.channels) * sizeof(double));
-    if (!weights.data || !sums.data || !C_sums.data || !alpha_shares.data) return SF_NO_MEMORY;
-    T *merged = (T *)weights.data, *D_lines = merged + cut.lines * taps.count * kLine<T>;
-    T *tap_sums = (T *)sums.data, *D_sums = tap_sums + parts * cut.lines * taps.count * kLine<T>;
-    double *shares = (double *)alpha_shares.data;
-    pad_channels(D, shape.channels, cut.lines, D_lines);
-    const SliceRing<T> h_ring{shape, taps, {shape.width, taps.column_reach}};
-    const GradientRing<T> g_ring{shape, taps, {taps, shape.width}};
-    const BackwardTask<T> task{grad, h, C, u, grad_h, grad_u, shape, taps, cut, h_ring, g_ring, merged, D_lines,
-                               tap_sums, D_sums, (T *)C_sums.data};
-    const PartialSums<T> all_taps{tap_sums, parts, cut.lines, taps.count}, all_D{D_sums, parts, cut.lines, 1};
-
-    threads = clamped(cut.tasks, 1, threads);
-    aligned_buffer scratch((size_t)(threads * task.scratch_bytes()));
-    if (scratch.data == nullptr) return SF_NO_MEMORY;
-#pragma omp parallel num_threads(threads)
-    {
-        char *own = (char *)scratch.data + this_thread() * task.scratch_bytes();
-#pragma omp for schedule(static)
-        for (int64_t line = 0; line < cut.lines; ++line)
-            merge_weights(taps, weight, alpha, kernels, shape.channels, line, merged + line * taps.count * kLine<T>);
-#pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < cut.tasks; ++t) task.run(t, own);
-#pragma omp for schedule(static)
-        for (int64_t e = 0; e < shape.channels; ++e) {
-            channel_gradients(all_taps, taps, e, shape.channels, kernels, weight, alpha, grad_weight, shares);
-            if (D != nullptr) grad_D[e] = (T)all_D.of(e);
-        }
-        if (C != nullptr) {
-#pragma omp for schedule(static)
-            for (int64_t at = 0; at < C_values; ++at)
-                grad_C[at] = over_lines((const T *)C_sums.data, cut.lines, C_values, at);
-        }
-    }
-    alpha_gradients(shares, kernels, shape.channels, grad_alpha);
-    return SF_OK;
+    return of.run(taps, cut, threads, [&](const T *merged, const T *D, T *tap_sums, T *D_sums, T *C_sums) {
+        const SliceRing<T> h_ring{shape, taps, {shape.width, taps.column_reach}};
+        const GradientRing<T> g_ring{shape, taps, {taps, shape.width}};
+        return BackwardTask<T>{of, shape, taps, cut, h_ring, g_ring, merged, D, tap_sums, D_sums, C_sums};
+    });
 }
 
 }  // namespace
@@ -237,8 +180,11 @@ int fusion_3d_backward(const T *grad, const T *h, const T *weight, const T *alph
     (const T *grad, const T *h, const T *weight, const T *alpha, const T *C, const T *D, const T *u, T *grad_h,        \
      T *grad_weight, T *grad_alpha, T *grad_C, T *grad_D, T *grad_u, const int64_t *sizes, const int64_t *dilations,   \
      int64_t kernels, int64_t threads) {                                                                               \
-        return SF_ISA::fusion_3d_backward<T>(grad, h, weight, alpha, C, D, u, grad_h, grad_weight, grad_alpha, grad_C, \
-                                             grad_D, grad_u, sizes, dilations, kernels, threads);                      \
+        const SF_ISA::VolumeShape shape(sizes);                                                                        \
+        const SF_ISA::FusionGradients<T> of{                                                                           \
+            grad, h, weight, alpha, C, D, u, grad_h, grad_weight, grad_alpha, grad_C, grad_D, grad_u, kernels,         \
+            shape.channels, shape.batch, shape.voxels() * shape.states};                                               \
+        return SF_ISA::fusion_3d_backward<T>(of, shape, dilations, threads);                                           \
     }
 SF_FUSION_3D_BACKWARD(f32, float)
 SF_FUSION_3D_BACKWARD(f64, double)

@@ -85,21 +85,8 @@ int structure_aware_forward(const T *u, const T *delta, const T *A, const T *B, 
     Scan<T>::pack_A(A, shape, lines, A_lines);
     const Scan<T> scan{shape, u, delta, B, A_lines, bias_lines, softplus != 0};
     const ScanTask<T> task{scan, shape, C, D_lines, y, kept, taps, lines, {shape.width, taps.column_reach}, merged};
-
-    threads = clamped(tasks, 1, threads);
-    aligned_buffer scratch((size_t)(threads * task.scratch_bytes()));
-    if (scratch.data == nullptr) return SF_NO_MEMORY;
-#pragma omp parallel num_threads(threads)
-    {
-        const flush_denormals flushed;
-        char *own = (char *)scratch.data + this_thread() * task.scratch_bytes();
-#pragma omp for schedule(static)
-        for (int64_t line = 0; line < lines; ++line)
-            merge_weights(taps, weight, alpha, kernels, shape.channels, line, merged + line * taps.count * kLine<T>);
-#pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < tasks; ++t) task.run(t, own);
-    }
-    return SF_OK;
+    return run_tasks(task, tasks, threads, taps, lines, weight, alpha, kernels, shape.channels,
+                     merged, [] {});
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ template <class T> struct BackwardScanTask {
         return (step_rows() + 2) * row() + (step_rows() + 1) * shape.states * row() +
                (shape.states + 1) * kLine<T>;
     }
-    int64_t bytes() const { return rings.bytes() + elements() * (int64_t)sizeof(T); }
+    int64_t scratch_bytes() const { return rings.bytes() + elements() * (int64_t)sizeof(T); }
 
     struct Scratch {
         typename GradientRings<T>::Scratch rings;
@@ -207,31 +207,22 @@ int structure_aware_backward(const T *grad, const T *kept, const T *u, const T *
     const PartialSums<T> all_taps{tap_sums, shape.batch, lines, taps.count}, all_D{D_sums, shape.batch, lines, 1};
     const PartialSums<T> all_bias{bias_sums, shape.batch, lines, 1}, all_A{A_sums, shape.batch, lines, N};
 
-    threads = clamped(tasks, 1, threads);
-    aligned_buffer scratch((size_t)(threads * task.bytes()));
-    if (scratch.data == nullptr) return SF_NO_MEMORY;
-#pragma omp parallel num_threads(threads)
-    {
-        const flush_denormals flushed;
-        char *own = (char *)scratch.data + this_thread() * task.bytes();
+    const int code = run_tasks(
+        task, tasks, threads, taps, lines, weight, alpha, kernels, shape.channels, merged, [&] {
 #pragma omp for schedule(static)
-        for (int64_t line = 0; line < lines; ++line)
-            merge_weights(taps, weight, alpha, kernels, shape.channels, line, merged + line * taps.count * kLine<T>);
-#pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < tasks; ++t) task.run(t, own);
+            for (int64_t e = 0; e < shape.channels; ++e) {
+                channel_gradients(all_taps, taps, e, shape.channels, kernels, weight, alpha, grad_weight, shares);
+                grad_D[e] = (T)all_D.of(e);
+                if (grad_bias != nullptr) grad_bias[e] = (T)all_bias.of(e);
+                for (int64_t n = 0; n < N; ++n) grad_A[e * N + n] = (T)all_A.of(e, n);
+            }
 #pragma omp for schedule(static)
-        for (int64_t e = 0; e < shape.channels; ++e) {
-            channel_gradients(all_taps, taps, e, shape.channels, kernels, weight, alpha, grad_weight, shares);
-            grad_D[e] = (T)all_D.of(e);
-            if (grad_bias != nullptr) grad_bias[e] = (T)all_bias.of(e);
-            for (int64_t n = 0; n < N; ++n) grad_A[e * N + n] = (T)all_A.of(e, n);
-        }
-#pragma omp for schedule(static)
-        for (int64_t at = 0; at < values; ++at) {
-            grad_B[at] = over_lines(B_sums, lines, values, at);
-            grad_C[at] = over_lines(C_sums, lines, values, at);
-        }
-    }
+            for (int64_t at = 0; at < values; ++at) {
+                grad_B[at] = over_lines(B_sums, lines, values, at);
+                grad_C[at] = over_lines(C_sums, lines, values, at);
+            }
+        });
+    if (code != SF_OK) return code;
     alpha_gradients(shares, kernels, shape.channels, grad_alpha);
     return SF_OK;
 }
