@@ -46,6 +46,8 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("mot", "evaluate"): Verb(
         "statefield.cli.mot_evaluate:evaluate", "score trackers of many objects: HOTA, MOTA, IDF1, as TrackEval does"
     ),
+    ("mot", "track"): Verb("statefield.cli.mot_track:track", "link detections to tracks: SORT, ByteTrack, ..."),
+    ("mot", "train"): Verb("statefield.cli.mot_train:train", "learn the motion of tracks (MambaTrack), against Kalman"),
     ("sot", "evaluate"): Verb(
         "statefield.cli.sot_evaluate:evaluate", "score trackers of one object as the benchmarks' own toolkits do"
     ),
@@ -75,6 +77,7 @@ _EXAMPLES = (
     "statefield change evaluate predictions/ labels/ --json scores.json",
     "statefield hyperspectral train --output runs/indian_pines",
     "statefield mot evaluate --gt MOT17/train --results results/bytetrack results/sort",
+    "statefield mot track MOT17/train --output results/bytetrack",
     "statefield sot evaluate --gt LaSOT/ --results results/ostrack results/mixformer --report report.html",
     "statefield video evaluate --gt imagenet_vid_val.json --results detections.json",
     "statefield models spatial",
