@@ -28,6 +28,38 @@ class Intensities:
     deviation: float = 1.0
 
 
+class Moments:
+    """Mean and standard deviation of values that come in parts.
+
+    Of each part mean and sum of squared deviations, joined as Chan, Golub and LeVeque (1983) do.
+
+    >>> moments = Moments()
+    >>> moments.add(np.array([1.0, 3.0])), moments.add(np.array([5.0, 7.0]))
+    (None, None)
+    >>> moments.mean, round(moments.deviation, 4)
+    (4.0, 2.2361)
+    """
+
+    def __init__(self) -> None:
+        self.count, self.mean, self._squares = 0, 0.0, 0.0
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Count the values of an array of any shape."""
+        if not values.size:
+            return
+        here = float(values.mean())
+        ahead, self.count = here - self.mean, self.count + values.size
+        self.mean += ahead * values.size / self.count
+        between = ahead**2 * values.size * (self.count - values.size) / self.count
+        self._squares += float(np.square(values - here).sum()) + between
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of all values; 1 where they are all the same, or there are none."""
+        deviation = (self._squares / self.count) ** 0.5 if self.count else 0.0
+        return deviation if deviation > 0 else 1.0
+
+
 def require_normalisation(config: NormalisationConfig) -> None:
     """Raise `ConfigError` for settings that cannot work."""
     calibrated = config.method in ("range", "ct")
@@ -70,19 +102,11 @@ def measure(slices: Slices, config: NormalisationConfig) -> Intensities:
         clip = percentiles(lambda: (one[_counted(one, config)] for one in slices()), config.clip_percentiles)
     if config.method not in ("zscore", "zscore_nonzero"):
         return Intensities(clip)
-    # of each slice mean and sum of squared deviations, joined as Chan, Golub and LeVeque (1983) do
-    count, mean, squares = 0, 0.0, 0.0
+    moments = Moments()
     for one in slices():
         chosen = one[_counted(one, config)].astype(np.float64)
-        if clip is not None:
-            chosen = np.clip(chosen, *clip)
-        if chosen.size:
-            here = float(chosen.mean())
-            ahead, count = here - mean, count + chosen.size
-            mean += ahead * chosen.size / count
-            squares += float(np.square(chosen - here).sum()) + ahead**2 * chosen.size * (count - chosen.size) / count
-    deviation = (squares / count) ** 0.5 if count else 0.0
-    return Intensities(clip, mean, deviation if deviation > 0 else 1.0)
+        moments.add(chosen if clip is None else np.clip(chosen, *clip))
+    return Intensities(clip, moments.mean, moments.deviation)
 
 
 def apply(values: NDArray[np.float32], config: NormalisationConfig, intensities: Intensities) -> NDArray[np.float32]:
