@@ -10,13 +10,16 @@ Shape legend: L layers (label maps), K probabilities, H rows, W columns.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
 import shutil
 import threading
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +29,13 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from statefield.datasets.readers.raster import RasterHeader
 from statefield.errors import ConfigError, DataError
+from statefield.files import atomic_path
 from statefield.tasks.remote_sensing.raster_blocks import BLOCK, Layout
 
 UNSEEN = 255  # in the raw file: a pixel without data
@@ -81,6 +86,7 @@ class Strips:
         self.layout, self.settings, self.with_probabilities = layout, settings, probabilities
         self.layers: Layers | None = None
         self._checksums: list[list[int] | None] = []
+        self._made: list[Path] = []  # folders that `begin` had to make, the innermost first
         if resume and (self.folder / _JOURNAL).is_file():
             self._restore()
 
@@ -99,14 +105,18 @@ class Strips:
         if not self.done:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.layers = None
+        self._made = [folder for folder in self.folder.absolute().parents if not folder.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [self.settings, *([{"layers": self.layers}] if self.layers else [])]
         lines += [{"strip": number, "crc32": sums} for number, sums in enumerate(self._checksums)]
         (self.folder / _JOURNAL).write_text("".join(map(_line, lines)), encoding="utf-8")
 
     def remove(self) -> None:
-        """Remove the folder."""
+        """Remove the folder, and those that were made for it unless there is something in them now."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
 
     def add(self, strip: Strip) -> None:
         """Write the next strip to the disk, then to the journal."""
@@ -335,17 +345,29 @@ def _write_cog(
         place["transform"] = Affine(*header.transform)
     size = {"width": header.width, "height": header.height, "bigtiff": "IF_SAFER"}
     layout = {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "compress": "DEFLATE", "zlevel": 1}
-    with rasterio.open(tiled, "w", driver="GTiff", **size, **layout, **profile, **place) as dataset:
-        if point:  # the way in which the input's transform was written
-            dataset.update_tags(AREA_OR_POINT="Point")
-        describe(dataset)
-        for window, array in blocks:
-            dataset.write(array, window=window)
-    rasterio.shutil.copy(tiled, cog, driver="COG", blocksize=BLOCK, bigtiff="IF_SAFER", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # the input says as little of its place
+        with rasterio.open(tiled, "w", driver="GTiff", **size, **layout, **profile, **place) as dataset:
+            if point:  # the way in which the input's transform was written
+                dataset.update_tags(AREA_OR_POINT="Point")
+            describe(dataset)
+            for window, array in blocks:
+                dataset.write(array, window=window)
+        rasterio.shutil.copy(tiled, cog, driver="COG", blocksize=BLOCK, bigtiff="IF_SAFER", **options)
     tiled.unlink()
     with cog.open("rb+") as file:
         os.fsync(file.fileno())
-    cog.replace(output)  # made in `folder`, not by `atomic_path`, so that a killed run leaves one folder and no more
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        cog.replace(
+            output
+        )  # made in `folder`, not by `atomic_path`, so that a killed run leaves one folder and no more
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with atomic_path(output) as partial:  # another disk than that of the label map
+            shutil.copyfile(cog, partial)
+        cog.unlink()
     if os.name == "posix":  # elsewhere a folder cannot be opened for flushing; the rename is atomic all the same
         handle = os.open(output.parent, os.O_RDONLY)
         try:

@@ -170,7 +170,6 @@ def predict_raster(
         if strips.layers is not None:
             decided(strips.layers)
         run = _Run(net, sources, layout, strips, batch_size, mirror_axes, device, progress, decided, within)
-        output.parent.mkdir(parents=True, exist_ok=True)
         try:
             run.finish_strips()
             if strips.layers is None:
