@@ -54,6 +54,8 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("video", "evaluate"): Verb(
         "statefield.cli.video_evaluate:evaluate", "score detections in images and videos, by class, size and speed"
     ),
+    ("change", "predict"): Verb("statefield.cli.change_predict:predict", "map what changed between two rasters"),
+    ("segment", "predict"): Verb("statefield.cli.segment_predict:predict", "map the classes of one raster of any size"),
     ("models",): Verb("statefield.cli.models:models", "list the backbones"),
     ("routes",): Verb("statefield.cli.routes:routes", "list the scan orders, or draw one"),
     ("datasets",): Verb("statefield.cli.datasets:datasets", "list the dataset layouts that can be read"),
@@ -75,6 +77,8 @@ _EXAMPLES = (
     "statefield medical evaluate predictions/ labels/ --classes 3",
     "statefield change train --config recipes/remote_sensing/oscd.yaml",
     "statefield change evaluate predictions/ labels/ --json scores.json",
+    "statefield change predict before.tif after.tif --run runs/oscd -o change.tif --polygons change.gpkg",
+    "statefield segment predict image.tif --run runs/fields -o labels.tif",
     "statefield hyperspectral train --output runs/indian_pines",
     "statefield mot evaluate --gt MOT17/train --results results/bytetrack results/sort",
     "statefield mot track MOT17/train --output results/bytetrack",

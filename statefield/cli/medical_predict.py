@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from statefield.cli.devices import device_of
 from statefield.errors import ConfigError
 
 if TYPE_CHECKING:
-    import torch
     from rich.progress import Progress
 
     from statefield.tasks.common.config import InferenceConfig
@@ -50,7 +50,7 @@ def predict(argv: list[str]) -> int:
     from statefield.tasks.medical.postprocessing import load_postprocessing
     from statefield.tasks.medical.predict import Memory, predict_cases
 
-    device = _device(options.device)
+    device = device_of(options.device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     memory = Memory(None if options.memory is None else parse_size(options.memory), options.scratch)
@@ -123,23 +123,6 @@ def _inference(trained: InferenceConfig, options: argparse.Namespace) -> Inferen
         raise ConfigError(f"--batch-size {options.batch_size}: at least 1 is needed.")
     given = {"overlap": options.overlap, "batch_size": options.batch_size, "mirror": options.tta or None}
     return dataclasses.replace(trained, **{name: value for name, value in given.items() if value is not None})
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"--device {name!r} is no device: auto, cpu, cuda or cuda:N is needed.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"--device {name}: {torch.cuda.device_count()} GPUs are usable here. `statefield doctor` says why; "
-            "--device cpu works everywhere."
-        )
-    return device
 
 
 def _bar() -> Progress:

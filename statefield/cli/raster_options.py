@@ -1,0 +1,246 @@
+"""What `change predict` and `segment predict` share: the options of rasters, the way to the engine, the last paragraph.
+
+Imports torch lazily, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from statefield.cli.devices import device_of
+from statefield.errors import ConfigError, DataError, StatefieldError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from statefield.tasks.remote_sensing.raster_output import Legend
+    from statefield.tasks.remote_sensing.raster_predict import RasterPrediction
+    from statefield.tasks.remote_sensing.raster_sources import BandScaling, Source
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class RasterModel:
+    """A net, and how it wants to be used.
+
+    about: its name, for people. channels: names of the bands of an image, in its order. scaling: of the rasters that
+    are given, on one grid; may read them. tile, overlap, batch_size, mirror: unless the command line says otherwise.
+    legends: one for each of its maps. bands: those that it sees, from 1, of a raster with num_image_bands bands; of any
+    other raster they are all. within, polygon_layer: see `predict_raster`.
+    """
+
+    net: nn.Module
+    about: str
+    channels: tuple[str, ...]
+    scaling: Callable[[Sequence[Source], Progress], Sequence[BandScaling]]
+    legends: tuple[Legend, ...]
+    tile: int
+    overlap: float = 0.25
+    batch_size: int = 4
+    mirror: bool = False
+    bands: tuple[int, ...] | None = None
+    num_image_bands: int = 0
+    within: str | None = None
+    polygon_layer: int = 0
+
+
+def add_raster_options(parser: argparse.ArgumentParser) -> None:
+    """All options but the images, the net, and what is particular to one command."""
+    add = parser.add_argument
+    add("-o", "--output", type=Path, required=True, metavar="OUT.tif", help="the label map to write")
+    add("--probabilities", type=Path, metavar="P.tif", help="write a raster of class probabilities too (float32)")
+    add(
+        "--polygons",
+        type=Path,
+        metavar="FILE",
+        help="write the regions of all classes but 0 too: .gpkg in the raster's own system, .geojson in degrees",
+    )
+    add("--bands", type=_numbers, metavar="N,N,...", help="the bands to use, from 1, in the net's order (default: all)")
+    add("--tile", type=int, help="side of a window in pixels (default: what the net was trained on)")
+    add("--overlap", type=float, help="share of a window that its neighbour covers too, 0 to below 1")
+    add("--margin", type=int, default=0, help="pixels along a window's inner sides that are not used (default: 0)")
+    add("--batch-size", type=int, help="windows per forward pass")
+    add("--tta", action="store_true", help="average over mirrored copies: a little better, 4 x slower")
+    add(
+        "--nodata", type=int, help="the output's value of pixels without data (default: the input's if it fits, or 255)"
+    )
+    add("--resume", action="store_true", help="go on after a run that was killed, to the same file")
+    add("--overwrite", action="store_true", help="replace outputs that exist")
+    add(
+        "--driver",
+        default="GTiff",
+        help="of GDAL, the only one tried (default: GTiff, COGs too); a VRT, so named, reads whatever it points to",
+    )
+    add("--allow-remote", action="store_true", help="open URLs and GDAL's /vsi paths")
+    add("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
+    add("--threads", type=int, help="CPU threads (default: all cores)")
+
+
+def prepare(options: argparse.Namespace) -> bool:
+    """Check what can be checked before a net is loaded, and set the threads; False where there is nothing to do."""
+    import torch
+
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ConfigError(f"--threads {options.threads}: at least 1 is needed.")
+        torch.set_num_threads(options.threads)
+    unfinished = options.output.with_name(f".{options.output.name}.partial").exists()
+    targets = [path for path in (options.output, options.probabilities, options.polygons) if path is not None]
+    there = [path for path in targets if path.exists()]
+    if not there or options.overwrite or (options.resume and unfinished):
+        return True
+    if options.resume and options.output in there:
+        print(
+            f"{options.output} exists and no part of a run is left beside it: kept as it is (--overwrite begins anew)."
+        )
+        return False
+    raise ConfigError(f"{', '.join(map(str, there))} exists: name another output, or pass --overwrite to replace it.")
+
+
+def run_prediction(
+    options: argparse.Namespace, images: Sequence[str], model: RasterModel, *, align: bool = False
+) -> int:
+    """Predict `images` as the options say; prints one paragraph on what was written and returns the exit status.
+
+    Raises: those of `predict_raster`; DataError where the disk refuses.
+    """
+    from rasterio.errors import RasterioError
+
+    try:
+        found = _predicted(options, images, model, align)
+    except StatefieldError:
+        raise
+    except (OSError, RasterioError) as error:
+        place = getattr(error, "filename", None) or options.output
+        raise DataError(
+            f"{place}: could not be read or written ({getattr(error, 'strerror', None) or error}). What was finished "
+            "is kept: when that is mended, the same command with --resume goes on from there."
+        ) from error
+    print(textwrap.fill(_paragraph(options, images, model, found), width=110, break_long_words=False))
+    return 0
+
+
+def _predicted(options: argparse.Namespace, images: Sequence[str], model: RasterModel, align: bool) -> RasterPrediction:
+    from statefield.tasks.remote_sensing.output_paths import require_outputs
+    from statefield.tasks.remote_sensing.raster_predict import open_sources, predict_raster, raster_environment
+
+    require_outputs(images, options.output, options.probabilities, options.polygons)
+    device = device_of(options.device)
+    opening: dict[str, Any] = {"driver": options.driver, "allow_remote": options.allow_remote, "align": align}
+    with raster_environment():
+        sources = open_sources(images, bands=options.bands, **opening)
+        bands = options.bands
+        if bands is None and model.bands and len(sources[0].bands) == model.num_image_bands:
+            bands = model.bands
+            sources = open_sources(images, bands=bands, **opening)
+        for source in sources:
+            _require_bands(source, model)
+        with tile_bar("measuring", "rows") as show:
+            scaling = model.scaling(sources, show)
+    with tile_bar("", "tiles") as show:
+        return predict_raster(
+            model.net.to(device),
+            images,
+            options.output,
+            tile=options.tile if options.tile is not None else model.tile,
+            overlap=options.overlap if options.overlap is not None else model.overlap,
+            margin=options.margin,
+            batch_size=options.batch_size if options.batch_size is not None else model.batch_size,
+            mirror_axes=(0, 1) if options.tta or model.mirror else (),
+            device=device,
+            bands=bands,
+            scaling=scaling,
+            legends=model.legends,
+            nodata=options.nodata,
+            probabilities=options.probabilities,
+            polygons=options.polygons,
+            polygon_layer=model.polygon_layer,
+            within=model.within,
+            resume=options.resume,
+            progress=show,
+            **opening,
+        )
+
+
+def _require_bands(source: Source, model: RasterModel) -> None:
+    needed = len(model.channels)
+    if len(source.bands) != needed:
+        names = ", ".join(model.channels[:13])
+        raise DataError(
+            f"{source.path} gives {len(source.bands)} of its {source.header.num_bands} bands, and {model.about} takes "
+            f"{needed} ({names}): choose them in this order, as in --bands {','.join(map(str, range(1, needed + 1)))}."
+        )
+
+
+@contextmanager
+def tile_bar(what: str, unit: str) -> Iterator[Progress]:
+    """A bar that counts tiles (or rows); without a terminal a line for each tenth."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    bar = Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
+    bar.live.transient = True
+    tasks: list[Any] = []
+    tenths = 0
+
+    def show(done: int, total: int) -> None:
+        nonlocal tenths
+        if not console.is_terminal:
+            if done * 10 // max(total, 1) > tenths:
+                tenths = done * 10 // max(total, 1)
+                console.print(f"{what} {done} of {total} {unit}".strip(), highlight=False)
+            return
+        if not tasks:
+            bar.start()
+            tasks.append(bar.add_task(what, total=total))
+        bar.update(tasks[0], completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        if tasks:
+            bar.stop()
+
+
+def _paragraph(options: argparse.Namespace, images: Sequence[str], model: RasterModel, found: RasterPrediction) -> str:
+    parts = [f"Wrote {found.output}, {found.height} x {found.width} pixels on the grid of {images[0]}:"]
+    told = []
+    for (layer, _), legend, counts in zip(found.layers, model.legends, found.counts, strict=True):
+        total = max(sum(counts), 1)
+        shares = (f"{name} {100 * count / total:.4g} %" for name, count in zip(legend.names, counts, strict=True))
+        told.append((f"{layer}: " if len(found.layers) > 1 else "") + ", ".join(shares))
+    parts.append("; ".join(told) + " of the pixels with data")
+    parts[-1] += f" (nodata {found.nodata})." if found.nodata is not None else "."
+    parts.append(f"{found.num_tiles} tiles went through {model.about}")
+    more = [f"{found.num_skipped} without data were skipped"] if found.num_skipped else []
+    more += [f"{found.num_resumed} strips were there from the run before"] if found.num_resumed else []
+    parts[-1] += "".join(f", {one}" for one in more) + "."
+    if options.probabilities is not None:
+        parts.append(f"Probabilities: {options.probabilities}.")
+    if found.num_polygons is not None:
+        parts.append(f"Polygons: {found.num_polygons} in {options.polygons}.")
+    return " ".join(parts)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """`(3, 2, 1)` from "3,2,1"."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers with commas between them are needed") from None
