@@ -69,7 +69,7 @@ class ConvNorm(nn.Sequential):
         if norm:
             self.norm = nn.BatchNorm2d(out_channels)
         if act:
-            self.act = nn.ReLU()
+            self.act = nn.ReLU(inplace=True)  # neither BatchNorm nor a convolution needs its output afterwards
 
 
 class MapConvNorm(ConvNorm):

@@ -108,7 +108,7 @@ class StructureAwareMixer(Scanning):
 
     def scan_inputs(self, x: Tensor) -> ScanInputs:
         """From the map's own half of the inner projection, [B, *S, E], to what is scanned."""
-        u = functional.silu(self.conv(x))
+        u = functional.silu(self.conv(x), inplace=True)
         step, B, C = self.x_proj(u).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
         return ScanInputs(u, self.dt_proj(step), B, C)
 
@@ -119,7 +119,7 @@ class StructureAwareMixer(Scanning):
             u, delta, B, C = self.scan_inputs(x)
             y = structure_aware_scan(u, delta, self.decay(), B, C, self.D, *kernels, self.dt_bias, dilations=dilations)
         else:
-            u = functional.silu(self.conv(x))
+            u = functional.silu(self.conv(x), inplace=True)
             y = state_fusion(u, *kernels, dilations=dilations) + self.D * u
         return self.out_proj(self.out_norm(y) * functional.silu(gate))
 
