@@ -56,6 +56,11 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ),
     ("change", "predict"): Verb("statefield.cli.change_predict:predict", "map what changed between two rasters"),
     ("segment", "predict"): Verb("statefield.cli.segment_predict:predict", "map the classes of one raster of any size"),
+    ("scene", "train"): Verb(
+        "statefield.cli.scene:train", "train a classifier of scenes, then test it and write a report"
+    ),
+    ("scene", "test"): Verb("statefield.cli.scene:test", "score a trained classifier of scenes on a split"),
+    ("scene", "predict"): Verb("statefield.cli.scene:predict", "give images the classes of their scenes"),
     ("models",): Verb("statefield.cli.models:models", "list the backbones"),
     ("routes",): Verb("statefield.cli.routes:routes", "list the scan orders, or draw one"),
     ("datasets",): Verb("statefield.cli.datasets:datasets", "list the dataset layouts that can be read"),
@@ -84,6 +89,8 @@ _EXAMPLES = (
     "statefield mot track MOT17/train --output results/bytetrack",
     "statefield sot evaluate --gt LaSOT/ --results results/ostrack results/mixformer --report report.html",
     "statefield video evaluate --gt imagenet_vid_val.json --results detections.json",
+    "statefield scene train --config recipes/remote_sensing/ucmerced.yaml",
+    "statefield scene predict --run runs/ucmerced tiles/ --output classes.csv",
     "statefield models spatial",
     "statefield convert spatial_mamba_t.pth spatial_mamba_tiny.safetensors --model spatial_mamba_tiny",
     "statefield bench kernels --json kernels.json",
