@@ -219,7 +219,7 @@ def seeded(seed: int, build: Callable[[], T]) -> T:
         return build()
 
 
-def describe_dataset(layout: str, info: DatasetInfo, splits: Mapping[str, Sequence[Case]]) -> dict[str, Any]:
+def describe_dataset(layout: str, info: DatasetInfo, splits: Mapping[Any, Sequence[Case]]) -> dict[str, Any]:
     """What the dataset is when training begins: its layout, its classes and channels, the cases of each split."""
     cases = {split: [record.case for record in records] for split, records in splits.items()}
     return {"layout": layout, **dataclasses.asdict(info), "splits": cases}
@@ -233,10 +233,13 @@ def write_info(folder: RunFolder, about: Mapping[str, Any]) -> None:
 def read_info(folder: RunFolder, kind: type[I]) -> I:
     """What the dataset said of itself when the run in `folder` began; `CheckpointError` where that cannot be read."""
     stored = read_about(folder, [field.name for field in dataclasses.fields(kind)])
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+    }
+    return kind(**values)
 
 
-def require_same_cases(folder: RunFolder, splits: Mapping[str, Sequence[Case]]) -> None:
+def require_same_cases(folder: RunFolder, splits: Mapping[Any, Sequence[Case]]) -> None:
     """Raise `ConfigError` unless the splits hold the cases they held when the run in `folder` began."""
     stored = read_about(folder, ["splits"])["splits"]
     for split, records in splits.items():

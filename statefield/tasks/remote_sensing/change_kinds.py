@@ -238,6 +238,8 @@ class ShiftedLogits(nn.Module):
     Args: net: net(before, after) -> [B, K, H, W], or a NamedTuple of such. shifts: [K] for each of its maps.
     """
 
+    shift_0: Tensor
+
     def __init__(self, net: nn.Module, shifts: Sequence[Tensor]) -> None:
         super().__init__()
         self.net = net

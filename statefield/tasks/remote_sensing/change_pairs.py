@@ -88,9 +88,9 @@ def as_pair(sample: ChangeSample, kind: ChangeKind, bands: Sequence[int]) -> Pai
             f"{sample['meta']['path']}: the pair {sample['meta']['case']!r} has no {' and no '.join(missing)}; "
             "training and testing need the labels."
         )
-    masks = {name: np.asarray(sample[name]).astype(np.int16) for name in kind.masks}
-    images = [_compact(sample[date][list(bands)]) for date in ("before", "after")]  # type: ignore[literal-required]
-    return Pair(images[0], images[1], masks, sample["meta"])
+    masks: dict[str, NDArray[np.int16]] = {name: np.asarray(sample[name]).astype(np.int16) for name in kind.masks}
+    chosen = list(bands)
+    return Pair(_compact(sample["before"][chosen]), _compact(sample["after"][chosen]), masks, sample["meta"])
 
 
 def band_numbers(names: Sequence[str] | None, info: ChangeInfo) -> list[int]:
@@ -248,7 +248,7 @@ def augmented(
     """
     flip_rows, flip_columns, swap = rng.random(3) < 0.5
     quarter = int(rng.integers(4))
-    axes = [axis for axis, wanted in ((-2, flip_rows), (-1, flip_columns)) if wanted and config.flips]
+    axes = tuple(axis for axis, wanted in ((-2, flip_rows), (-1, flip_columns)) if wanted and config.flips)
 
     def turned(array: NDArray[Any]) -> NDArray[Any]:
         array = np.flip(array, axes) if axes else array

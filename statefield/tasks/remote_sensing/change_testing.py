@@ -152,7 +152,7 @@ def finish(
         comparison=rows,
         extra={"task": kind.name, "split": split},
     )
-    table = [
+    table: list[dict[str, Value]] = [
         {"score": name, **{one.run.recipe.model.name: one.scores.values[name] for one in (main, *controls)}}
         for name in main.scores.values
     ]
@@ -223,9 +223,9 @@ def _views(run: ChangeRun, dataset: ChangeDataset, records: Sequence[Record], ma
         pictures = None
         if index in drawn:
             pair = as_pair(dataset.adapter.load(record), run.kind, run.bands)
-            images = (np.asarray(image, np.float32) for image in (pair.before, pair.after))
+            before, after = (np.asarray(image, np.float32) for image in (pair.before, pair.after))
             maps = main.kept.get(record.case) or run.kind.maps(decide(run, pair, record.case))
-            pictures = pictures_of(*images, run.channels, pair.masks, maps, run.kind)
+            pictures = pictures_of(before, after, run.channels, pair.masks, maps, run.kind)
         views.append(CaseView(record.case, nothing, nothing[0], nothing[0], shown, pictures=pictures))
     return views
 

@@ -32,7 +32,8 @@ from statefield.tasks.remote_sensing.change_recipe import (
     read_recipe,
 )
 from statefield.tasks.remote_sensing.change_run import load_change_run
-from statefield.tasks.remote_sensing.change_training import fit, test, train
+from statefield.tasks.remote_sensing.change_training import fit, train
+from statefield.tasks.remote_sensing.change_training import test as run_test
 
 SMALL = ChangeModelConfig(encoder="test_convnext", net_args={"width": 8}, warmup_steps=2)
 
@@ -122,14 +123,14 @@ def test_a_loaded_run_decides_as_the_test_did(trained, levir):
 
 
 def test_a_run_is_tested_on_other_splits_and_other_data(trained, tmp_path):
-    result = test(trained, split="val", output=tmp_path / "val")
+    result = run_test(trained, split="val", output=tmp_path / "val")
     assert set(json.loads(result.folder.metrics.read_text())["model"]["test"]["cases"]) == {"val_1", "val_2"}
     other = write_change_pairs(tmp_path / "other")
-    result = test(trained, root=other, output=tmp_path / "result")
+    result = run_test(trained, root=other, output=tmp_path / "result")
     assert result.summary["OA (pooled)"] > 0
     assert len(list(result.folder.predictions.glob("*.png"))) == 2
     with pytest.raises(ConfigError, match="classes and channels must be equal"):
-        test(trained, root=write_xbd(tmp_path / "xbd"), output=tmp_path / "no")
+        run_test(trained, root=write_xbd(tmp_path / "xbd"), output=tmp_path / "no")
     assert not (tmp_path / "no").exists()
 
 
