@@ -333,9 +333,15 @@ def _notes(
     notes = [protocol.note] if protocol.note else []
     notes += told(left_out)
     for tracker, by_sequence in scored.items():
-        repeated = sum(part.frames.num_repeated for part in by_sequence.values())
-        if repeated:
-            notes.append(f"{tracker}: {repeated} predictions without a size repeat the one before, as in the toolkit.")
+        frames = pooled_errors([part.frames for part in by_sequence.values()])
+        became = "are zero boxes" if protocol.length == "fill" else "are left out"
+        for count, what in (
+            (frames.num_repeated, "predictions without a size repeat the one before"),
+            (frames.num_missing, f"frames after the last prediction {became}"),
+            (frames.num_beyond, "predictions after the last frame are cut off"),
+        ):
+            if count:
+                notes.append(f"{tracker}: {count} {what}, as in the toolkit.")
     uncounted = [name for name, part in next(iter(scored.values())).items() if part.frames.num_frames == 0]
     if uncounted:
         notes.append(f"Without a frame that counts, and in no mean: {', '.join(uncounted)}.")

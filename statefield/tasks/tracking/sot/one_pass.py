@@ -30,6 +30,8 @@ class FrameErrors:
         centre_normalised: the same after division by the true width and height.
         num_frames: what sums over frames are divided by, which some toolkits do not take from the counted frames.
         num_repeated: predictions without a size that were replaced by the one before them.
+        num_missing: frames without a prediction, which is zero boxes or cuts the truth, as the protocol has it.
+        num_beyond: predictions after the last frame, which were cut.
     """
 
     overlap: Array
@@ -37,6 +39,8 @@ class FrameErrors:
     centre_normalised: Array
     num_frames: int
     num_repeated: int = 0
+    num_missing: int = 0
+    num_beyond: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def frame_errors(
     Raises:
         DataError: lengths or values that the protocol's toolkit refuses.
     """
+    num_missing, num_beyond = (max(0, n) for n in (len(truth) - len(predicted), len(predicted) - len(truth)))
     predicted, num_repeated = _repaired(protocol, predicted, truth, where)
     predicted, truth = _of_one_length(protocol, predicted, truth, where)
     shown = None if present is None else present[: len(truth)]
@@ -124,7 +129,7 @@ def frame_errors(
         np.where(np.isnan(values), worst, values)[counted]
         for values, worst in ((overlap, -1.0), (centre, np.inf), (normalised, np.inf))
     )
-    return FrameErrors(overlap, centre, normalised, in_sums, num_repeated)
+    return FrameErrors(overlap, centre, normalised, in_sums, num_repeated, num_missing, num_beyond)
 
 
 def box_overlap(protocol: Protocol, predicted: Array, truth: Array, image_size: tuple[int, int] | None = None) -> Array:
@@ -244,6 +249,8 @@ def pooled_errors(parts: Sequence[FrameErrors]) -> FrameErrors:
         np.concatenate([part.centre_normalised for part in parts]),
         sum(part.num_frames for part in parts),
         sum(part.num_repeated for part in parts),
+        sum(part.num_missing for part in parts),
+        sum(part.num_beyond for part in parts),
     )
 
 

@@ -55,9 +55,10 @@ def region_overlaps(
     """
     assert len(first) == len(second)
     overlaps = np.zeros(len(first))
-    bounds = np.array([(*_bounds(a), *_bounds(b)) for a, b in zip(first, second, strict=True)], dtype=np.int64)
-    if not len(bounds):
+    if not len(first):
         return overlaps
+    shapes = _Shapes(first), _Shapes(second)
+    bounds = np.concatenate([shapes[0].bounds, shapes[1].bounds], axis=1)
     low = np.minimum(bounds[:, :2], bounds[:, 4:6])
     high = np.maximum(bounds[:, 2:4], bounds[:, 6:])
     overlaps[(low >= high).any(axis=1)] = 1.0
@@ -67,17 +68,17 @@ def region_overlaps(
         drawn &= ~(low >= high).any(axis=1)
     groups: dict[tuple[str, str], list[int]] = {}
     for frame in np.flatnonzero(drawn).tolist():
-        groups.setdefault((_kind(first[frame]), _kind(second[frame])), []).append(frame)
-    for (kind_of_first, kind_of_second), frames in groups.items():
-        if "special" in (kind_of_first, kind_of_second):
+        groups.setdefault((shapes[0].kinds[frame], shapes[1].kinds[frame]), []).append(frame)
+    for kinds, frames in groups.items():
+        if "special" in kinds:
             continue  # one of them is empty: 0
-        if "mask" in (kind_of_first, kind_of_second):
+        if "mask" in kinds:
             for frame in frames:
                 overlaps[frame] = _drawn_overlap(first[frame], second[frame], low[frame], high[frame])
             continue
         for part in _parts(np.array(frames), high[:, 1] - low[:, 1] + 1):
             sizes = high[part] - low[part] + 1
-            runs = [_rows([regions[frame] for frame in part], low[part], sizes) for regions in (first, second)]
+            runs = [one.rows(part, low[part], sizes) for one in shapes]
             of_frame = np.repeat(np.arange(len(part)), sizes[:, 1])
             shared = np.bincount(of_frame, weights=runs[0].shared(runs[1]), minlength=len(part))
             areas = [np.bincount(of_frame, weights=one.area(), minlength=len(part)) for one in runs]
@@ -93,59 +94,80 @@ def is_empty(region: Region) -> bool:
     return isinstance(region, Special) or (isinstance(region, Mask) and not region.pixels.any())
 
 
-def _kind(region: Region) -> str:
-    if isinstance(region, Polygon):
-        return f"polygon of {len(region.corners)}"
-    return {Rectangle: "rectangle", Mask: "mask", Special: "special"}[type(region)]
-
-
 def _parts(frames: Ints, rows: Ints) -> list[Ints]:
     """`frames` in portions of at most _MOST_ROWS rows (or one frame)."""
     portion = (np.cumsum(rows[frames]) - 1) // _MOST_ROWS
     return [frames[portion == number] for number in np.unique(portion)]
 
 
-def _bounds(region: Region) -> tuple[int, int, int, int]:
-    """First and last column and row: left, top, right, bottom."""
-    if isinstance(region, Rectangle):
-        left, top, width, height = _rounded(region.box)
-        return int(left), int(top), int(left + width - 1), int(top + height - 1)
-    if isinstance(region, Polygon):
-        corners = _rounded(region.corners)
-        (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
-        return int(left), int(top), int(right), int(bottom)
-    if isinstance(region, Mask):
-        rows, columns = np.nonzero(region.pixels)
-        if not len(rows):
-            return region.left, region.top, region.left, region.top
-        return (
-            region.left + int(columns.min()),
-            region.top + int(rows.min()),
-            region.left + int(columns.max()),
-            region.top + int(rows.max()),
-        )
-    return 0, 0, 0, 0
+class _Shapes:
+    """Regions of one file, their numbers gathered by kind and rounded as the toolkit does.
 
+    `kinds`: of each frame; `bounds`: [T, 4] int64, the first and last column and row: left, top, right, bottom.
+    """
 
-def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.round(values.astype(np.float32)).astype(np.float64)
+    def __init__(self, regions: Sequence[Region]) -> None:
+        self.kinds = [_kind(region) for region in regions]
+        self.bounds = np.zeros((len(regions), 4), dtype=np.int64)
+        self.place = np.zeros(len(regions), dtype=np.int64)  # of a frame among those of its kind
+        self.stacks: dict[str, NDArray[np.float64]] = {}
+        frames_of: dict[str, list[int]] = {}
+        for frame, kind in enumerate(self.kinds):
+            frames_of.setdefault(kind, []).append(frame)
+        for kind, members in frames_of.items():
+            frames = np.array(members)
+            self.place[frames] = np.arange(len(frames))
+            found = [regions[frame] for frame in members]
+            if kind == "rectangle":
+                boxes = _rounded(np.stack([one.box for one in found if isinstance(one, Rectangle)]))
+                self.stacks[kind] = boxes
+                self.bounds[frames] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - 1], axis=1)
+            elif kind == "mask":
+                self.bounds[frames] = [_mask_bounds(one) for one in found if isinstance(one, Mask)]
+            elif kind != "special":
+                corners = _rounded(np.stack([one.corners for one in found if isinstance(one, Polygon)]))
+                self.stacks[kind] = corners
+                self.bounds[frames] = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
 
+    def rows(self, frames: Ints, low: Ints, sizes: Ints) -> _Runs:
+        """The rows of frames of one kind, below each other.
 
-def _rows(regions: Sequence[Region], low: Ints, sizes: Ints) -> _Runs:
-    """The rows of all frames below each other; `low` [T, 2] is the first column and row, `sizes` [T, 2] how many."""
-    heights = sizes[:, 1]
-    of_frame = np.repeat(np.arange(len(regions)), heights)
-    row = np.arange(len(of_frame)) - np.repeat(np.cumsum(heights) - heights, heights)
-    width = sizes[of_frame, 0]
-    if isinstance(regions[0], Rectangle):
-        boxes = np.stack([_rounded(region.box) for region in regions if isinstance(region, Rectangle)]).astype(np.int64)
+        Args:
+            low: [frames, 2], the first column and row; columns and rows are counted from there.
+            sizes: [frames, 2], how many columns and rows.
+        """
+        heights = sizes[:, 1]
+        of_frame = np.repeat(np.arange(len(frames)), heights)
+        row = np.arange(len(of_frame)) - np.repeat(np.cumsum(heights) - heights, heights)
+        width = sizes[of_frame, 0]
+        kind = self.kinds[int(frames[0])]
+        numbers = self.stacks[kind][self.place[frames]]
+        if kind != "rectangle":
+            return _polygon_rows(numbers - low[:, None, :], of_frame, row, width)
+        boxes = numbers.astype(np.int64)
         start, first_row = (boxes[:, axis] - low[:, axis] for axis in (0, 1))
         is_inside = (row >= first_row[of_frame]) & (row < (first_row + boxes[:, 3])[of_frame])
         starts = np.maximum(start, 0)[of_frame]
         ends = np.minimum((start + boxes[:, 2])[of_frame], width) - 1
         return _Runs(starts[:, None], np.where(is_inside, ends, starts - 1)[:, None])
-    corners = np.stack([_rounded(region.corners) for region in regions if isinstance(region, Polygon)])
-    return _polygon_rows(corners - low[:, None, :], of_frame, row, width)
+
+
+def _kind(region: Region) -> str:
+    if isinstance(region, Polygon):
+        return f"polygon of {len(region.corners)}"
+    return {Rectangle: "rectangle", Mask: "mask", Special: "special"}[type(region)]
+
+
+def _mask_bounds(region: Mask) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(region.pixels.any(axis=1)), np.flatnonzero(region.pixels.any(axis=0))
+    if not len(rows):
+        return region.left, region.top, region.left, region.top
+    left, top = region.left, region.top
+    return left + int(columns[0]), top + int(rows[0]), left + int(columns[-1]), top + int(rows[-1])
+
+
+def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.round(values.astype(np.float32)).astype(np.float64)
 
 
 def _polygon_rows(corners: NDArray[np.float64], of_frame: Ints, row: Ints, width: Ints) -> _Runs:
@@ -159,6 +181,14 @@ def _polygon_rows(corners: NDArray[np.float64], of_frame: Ints, row: Ints, width
     rise = y_before - y
     with np.errstate(divide="ignore", invalid="ignore"):
         crossing = np.where(rise != 0, x + (at - y) / rise * (x_before - x), x)
+    if _is_convex(corners).all():  # the pairs of nodes make one run, from the first to the last
+        start = np.where(reaches, crossing, np.inf).min(axis=1)
+        end = np.where(reaches, crossing, -np.inf).max(axis=1)
+        fills = reaches.any(axis=1)
+        first = np.trunc(np.where(fills, start, 0.0)).astype(np.int64)
+        last = np.trunc(np.where(fills, end, -1.0)).astype(np.int64)
+        fills &= (first < width) & (last >= 0)
+        return _Runs(np.maximum(first, 0)[:, None], np.where(fills, np.minimum(last, width - 1), -1)[:, None])
     far = np.iinfo(np.int64).max
     nodes = np.sort(np.where(reaches, np.trunc(crossing), np.inf), axis=1)
     num_nodes = reaches.sum(axis=1)
@@ -183,6 +213,17 @@ def _polygon_rows(corners: NDArray[np.float64], of_frame: Ints, row: Ints, width
     return _Runs(starts, ends)
 
 
+def _is_convex(corners: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """[T] bool: every corner turns the same way, and they turn around once (a star turns twice)."""
+    sides = np.roll(corners, -1, axis=1) - corners
+    following = np.roll(sides, -1, axis=1)
+    turns = sides[..., 0] * following[..., 1] - sides[..., 1] * following[..., 0]
+    same_way = (turns > 0).all(axis=1) | (turns < 0).all(axis=1)
+    directions = np.arctan2(sides[..., 1], sides[..., 0])
+    angles = np.angle(np.exp(1j * (np.roll(directions, -1, axis=1) - directions)))
+    return np.asarray(same_way & (np.abs(angles.sum(axis=1)) < 3 * np.pi))
+
+
 def _drawn_overlap(first: Region, second: Region, low: Ints, high: Ints) -> float:
     size = high - low + 1
     drawn = []
@@ -196,7 +237,7 @@ def _drawn_overlap(first: Region, second: Region, low: Ints, high: Ints) -> floa
             part = region.pixels[rows, columns]
             canvas[max(0, top) : max(0, top) + part.shape[0], max(0, left) : max(0, left) + part.shape[1]] = part
         else:
-            runs = _rows([region], low[None], size[None])
+            runs = _Shapes([region]).rows(np.array([0]), low[None], size[None])
             column = np.arange(size[0])
             for start, end in zip(runs.starts.T, runs.ends.T, strict=True):
                 canvas |= (column >= start[:, None]) & (column <= end[:, None])

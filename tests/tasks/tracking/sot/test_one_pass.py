@@ -181,6 +181,9 @@ def test_short_predictions_are_filled_cut_or_refused():
     truth = np.array([[10.0, 10, 10, 10]] * 4)
     assert frame_errors(PROTOCOLS["otb"], truth[:2].copy(), truth).overlap.tolist() == [1, 1, 0, 0]
     assert frame_errors(PROTOCOLS["lasot-got10k"], truth[:2].copy(), truth).overlap.tolist() == [1, 1]
+    assert frame_errors(PROTOCOLS["otb"], truth[:2].copy(), truth).num_missing == 2
+    longer = frame_errors(PROTOCOLS["lasot"], np.concatenate([truth, truth]), truth)
+    assert (longer.num_frames, longer.num_beyond) == (4, 4)
     with pytest.raises(DataError, match=r"2 boxes for 4 frames; LaSOT needs one for each frame"):
         frame_errors(PROTOCOLS["lasot"], truth[:2].copy(), truth)
 
