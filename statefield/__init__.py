@@ -6,17 +6,13 @@ Importing the package is cheap: torch and timm are imported by the first call th
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from statefield.backbones import create_model, list_models
     from statefield.backbones.checkpoints import load_checkpoint
 
-try:
-    __version__ = version("statefield")
-except PackageNotFoundError:  # a source tree on the path, never installed
-    __version__ = "0+uninstalled"
+    __version__: str
 
 _HOMES = {
     "create_model": "statefield.backbones",
@@ -29,6 +25,13 @@ __all__ = ["__version__", "create_model", "list_models", "load_checkpoint"]
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "__version__":  # looked up when asked for: the look-up takes longer than some commands
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("statefield")
+        except PackageNotFoundError:  # a source tree on the path, never installed
+            return "0+uninstalled"
     raise AttributeError(f"module 'statefield' has no attribute {name!r}")
 
 

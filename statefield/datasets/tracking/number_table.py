@@ -25,6 +25,7 @@ _MOST_DIGITS = 18  # an int64 holds any number of 18 digits
 _EXACT = 2**53
 _POWERS = 10 ** np.arange(_MOST_DIGITS + 1, dtype=np.int64)
 _LARGEST_BYTES = 2**31
+_BLOCK_BYTES = 1 << 18  # what is made of so much text stays in the processor's cache
 
 Integers = NDArray[np.int64]
 
@@ -92,9 +93,26 @@ def _content(path: Path) -> bytes:
 
 def _read_quickly(data: bytes, columns: int) -> NumberTable | None:
     """The table, or None where a row is not as the others or something is no number."""
-    text = np.frombuffer(data.rstrip(b"\n") + b"\n", np.uint8)
-    if len(text) == 1:
+    data = data.rstrip(b"\n") + b"\n"
+    if len(data) == 1:
         return NumberTable(np.empty((0, columns)), np.empty(0, np.int64), 0)
+    blocks: list[NDArray[np.float64]] = []
+    num_columns = start = 0
+    while start < len(data):
+        stop = data.find(b"\n", start + _BLOCK_BYTES) + 1 or len(data)
+        block = _read_block(data[start:stop], columns)
+        if block is None or (blocks and block[1] != num_columns):
+            return None
+        num_columns = block[1]
+        blocks.append(block[0])
+        start = stop
+    values = np.concatenate(blocks)
+    return NumberTable(values, np.arange(1, len(values) + 1), num_columns)
+
+
+def _read_block(data: bytes, columns: int) -> tuple[NDArray[np.float64], int] | None:
+    """The values of some lines, and how many columns there are."""
+    text = np.frombuffer(data, np.uint8)
     marks = np.flatnonzero(text < _ZERO)
     kinds = text[marks]
     is_newline = kinds == _NEWLINE
@@ -127,7 +145,7 @@ def _read_quickly(data: bytes, columns: int) -> NumberTable | None:
     values = _numbers(data, text, starts, ends, dots, dot_at, is_odd)
     if values is None:
         return None
-    return NumberTable(values.reshape(num_rows, read), np.arange(1, num_rows + 1), num_columns)
+    return values.reshape(num_rows, read), num_columns
 
 
 def _numbers(

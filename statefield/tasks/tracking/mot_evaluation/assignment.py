@@ -74,7 +74,8 @@ def matched_pairs(pairs: Overlaps, weights: Floats, gt_frames: Frames, tracker_f
         gone_gt[pairs.gt[left[certain]]] = True
         gone_tracker[pairs.tracker[left[certain]]] = True
         left = left[~(gone_gt[pairs.gt[left]] | gone_tracker[pairs.tracker[left]])]
-    unsettled = np.unique(pairs.frame[left])
+    frames_left = pairs.frame[left]  # sorted
+    unsettled = frames_left[np.diff(frames_left, prepend=-1) > 0]
     first = np.searchsorted(pairs.frame, unsettled)
     last = np.searchsorted(pairs.frame, unsettled, side="right")
     for frame, start, stop in zip(unsettled.tolist(), first.tolist(), last.tolist(), strict=True):

@@ -150,7 +150,8 @@ def _sums_of_row(sequence: MotSequence, *, by: str) -> Floats:
         r = partial.reshape(num_own, 8)
         sums = ((r[:, 0] + r[:, 1]) + (r[:, 2] + r[:, 3])) + ((r[:, 4] + r[:, 5]) + (r[:, 6] + r[:, 7]))
     np.add.at(sums, own[~in_eights], pairs.iou[~in_eights])
-    for frame in np.unique(pairs.frame[in_row & (length > 128)]):  # longer rows are halved first
+    long = pairs.frame[in_row & (length > 128)]  # such rows are halved first
+    for frame in long[np.diff(long, prepend=-1) > 0]:
         start, stop = np.searchsorted(pairs.frame, (frame, frame + 1))
         first = sequence.gt_frames.first[frame], sequence.tracker_frames.first[frame]
         matrix = np.zeros((sequence.gt_frames.counts[frame], sequence.tracker_frames.counts[frame]))

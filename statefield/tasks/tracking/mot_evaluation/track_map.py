@@ -87,10 +87,7 @@ def observe_track_map(sequence: MotSequence) -> TrackMapState:
     num_gt, num_tracker = sequence.num_gt_ids, sequence.num_tracker_ids
     gt_ignored = _out_of_range(sequence.gt, sequence.gt_ids, num_gt)
     out_of_range = _out_of_range(sequence.tracker, sequence.tracker_ids, num_tracker)
-    score = np.zeros(num_tracker)
-    if num_tracker:
-        sums = np.bincount(sequence.tracker_ids, sequence.tracker.confidence, minlength=num_tracker)
-        score = sums / sequence.tracker_lengths
+    score = _mean_confidence(sequence)
     order = np.argsort(-score, kind="stable")
     candidates = _overlapping_tracks(sequence, order)
     shape = (len(RANGES), len(THRESHOLDS), num_tracker)
@@ -125,6 +122,13 @@ def _match(
             taken.add(best)
             matched[position] = True
             on_ignored[position] = gt_ignored[best]
+
+
+def _mean_confidence(sequence: MotSequence) -> Floats:
+    """float64 [T]. By `numpy.mean` for each track, whose rounding decides among tracks of one mean."""
+    by_track = sequence.tracker.confidence[np.argsort(sequence.tracker_ids, kind="stable")]
+    parts = np.split(by_track, np.cumsum(sequence.tracker_lengths)[:-1]) if len(by_track) else []
+    return np.array([part.mean() for part in parts])
 
 
 def _overlapping_tracks(sequence: MotSequence, order: Integers) -> list[tuple[int, list[tuple[int, float]]]]:
