@@ -244,6 +244,11 @@ def test_a_sequence_without_a_counted_frame_has_no_score():
     assert mean_curves(PROTOCOLS["visible"], [empty, full]).success.tolist() == full.success.tolist()
 
 
+def test_the_document_tells_of_every_protocol():
+    text = (Path(__file__).parents[4] / "docs/tracking_sot.md").read_text()
+    assert [name for name in PROTOCOLS if f"`{name}`" not in text] == []
+
+
 def test_an_unknown_protocol_is_answered_with_the_nearest():
     with pytest.raises(UnknownName, match="lasot"):
         protocol_named("lasoot")
