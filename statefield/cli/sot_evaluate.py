@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """
 Ground truth is recognised by its layout: LaSOT, OTB, GOT-10k, TrackingNet, UAV123, EventVOT, COESOT, VisEvent,
-FE108/FE240hz, VOT (folders, or pysot's JSON), or plain SEQ.txt. --protocol chooses another toolkit's rules;
+FE108/FE240hz, VOT, pysot's JSON files, or plain SEQ.txt. --protocol chooses another toolkit's rules;
 docs/tracking_sot.md tells how they differ. Scores of boxes are in percent.
 
 examples:
@@ -128,6 +128,8 @@ def _evaluations(
     if not arguments.gt.exists():
         raise DatasetLayoutError(f"--gt {arguments.gt}: no such file or folder.")
     wanted = list(dict.fromkeys(arguments.protocol))
+    if wanted == ["auto"]:
+        wanted = _named_protocols(arguments.gt)
     years = [name for name in wanted if name in VOT_PROTOCOLS]
     one_pass = [protocol_named(name) for name in wanted if name not in (*VOT_PROTOCOLS, "auto")]
     is_regions = bool(years) or (is_vot(arguments.gt) and not one_pass)
@@ -165,6 +167,14 @@ def _evaluations(
         on_bad=arguments.on_bad,
         on_sequence=on_sequence,
     )
+
+
+def _named_protocols(path: Path) -> list[str]:
+    """pysot keeps other benchmarks in JSON files as well, OTB100.json or LaSOT.json: their name tells the protocol."""
+    names = {"otb": "otb", "lasot": "lasot", "uav": "uav123", "got": "got10k", "trackingnet": "trackingnet"}
+    if path.suffix != ".json":
+        return ["auto"]
+    return [name for start, name in names.items() if path.stem.lower().startswith(start)] or ["auto"]
 
 
 def _vot_year(path: Path, anchored: bool) -> str:

@@ -198,9 +198,21 @@ def test_one_pass_results_on_vot_are_scored_on_upright_boxes(vot, tmp_path):
     assert evaluation["trackers"]["flat"]["overall"]["P"] == 100.0
 
 
+def test_json_of_other_benchmarks_is_scored_by_its_name(otb, capsys):
+    truth = {name: {"gt_rect": [[10, 10, 20, 20]] * 4, "width": 640, "height": 480} for name in ("Car", "Dog")}
+    (otb / "OTB100.json").write_text(json.dumps(truth))
+    assert _run("--gt", otb / "OTB100.json", "--results", otb / "results") == 0
+    assert "OTB: 2 sequences" in capsys.readouterr().out
+    (otb / "annos.zip").write_text("")
+    assert _run("--gt", otb / "annos.zip", "--results", otb / "results") == 2
+    assert "annos.zip: a file; unpack archives first" in " ".join(capsys.readouterr().err.split())
+
+
 def test_scoring_imports_no_torch(otb):
     code = (
         "import sys; from statefield.cli.main import main; "
+        f"assert main(['sot', 'evaluate', '--gt', r'{otb / 'gt'}', '--results', r'{otb / 'results'}', "
+        "]) == 0; assert not {'torch', 'matplotlib'} & set(sys.modules); "
         f"assert main(['sot', 'evaluate', '--gt', r'{otb / 'gt'}', '--results', r'{otb / 'results'}', "
         f"'--report', r'{otb / 'r.html'}']) == 0; assert 'torch' not in sys.modules"
     )

@@ -75,7 +75,8 @@ def find_sequences(
         DataError: a file that cannot be read, or flags that do not belong to their boxes.
     """
     if not root.is_dir():
-        raise DatasetLayoutError(f"{root}: no such folder. Give the folder of a benchmark's ground truth.")
+        what = "a file; unpack archives first" if root.is_file() else "no such folder"
+        raise DatasetLayoutError(f"{root}: {what}. Give the folder of a benchmark's ground truth.")
     for candidate in LAYOUTS:
         if layout is not None and candidate.name != layout:
             continue

@@ -6,13 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from statefield.files import atomic_path
-from statefield.tasks.common.figures import class_colour
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _STYLES = ("-", "--", "-.", ":")
 _DPI = 150
@@ -50,6 +52,10 @@ class CurvePlot:
 
 def draw(plot: CurvePlot) -> Figure:
     """The figure, on white. Colours are told apart without red-green vision; after seven the line style changes."""
+    from matplotlib.figure import Figure  # most evaluations draw nothing, and this takes longer than they do
+
+    from statefield.tasks.common.figures import class_colour
+
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.add_subplot()
     x = np.asarray(plot.x, dtype=float)
