@@ -72,7 +72,7 @@ def draw(plot: CurvePlot) -> Figure:
             _STYLES[index // 7 % len(_STYLES)],
             color=class_colour(index % 7 + 1),
             linewidth=2.0,
-            label=label if score is None else f"{label}  [{score:.3g}{plot.unit}]",
+            label=label if score is None else f"{label}  [{score:.{1 if abs(score) >= 10 else 3}f}{plot.unit}]",
         )
     axes.set_title(plot.title, loc="left", fontsize=11, fontweight="bold", color=_TEXT)
     axes.set_xlabel(plot.x_label, color=_TEXT)
@@ -83,7 +83,7 @@ def draw(plot: CurvePlot) -> Figure:
         axes.set_ylim(*plot.y_range)
     axes.grid(visible=True, color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_TEXT, length=0)
+    axes.tick_params(colors=_TEXT, length=0, pad=6)
     axes.spines[:].set_visible(False)
     if len(order) <= 12:
         axes.legend(fontsize=9, frameon=True, framealpha=0.9, edgecolor="none")

@@ -58,7 +58,7 @@ def test_lines_stand_in_the_legend_from_high_to_low(count):
     plot = CurvePlot("success", "Success", "threshold", "rate", np.linspace(0, 1, 21), lines, scores)
     figure = draw(plot)
     legend = (figure.axes[0].get_legend() or figure.legends[0]).get_texts()
-    assert legend[0].get_text() == f"tracker {count}  [{10.0 * count:.3g}]"
+    assert legend[0].get_text() == f"tracker {count}  [{10.0 * count:.1f}]"
     assert len(figure.axes[0].lines) == count
 
 
