@@ -24,6 +24,7 @@ class ScoreTable:
         digits: decimals on screen, in LaTeX and in reports; CSV and JSON have all.
         lower_is_better: columns in which the smallest value is the best; in all others it is the largest.
         unranked: columns without a best value, such as counts of frames.
+        best_by_row: the best value is sought in each row, where columns are trackers; then all columns rank alike.
     """
 
     title: str
@@ -33,6 +34,7 @@ class ScoreTable:
     digits: int = 2
     lower_is_better: frozenset[str] = frozenset()
     unranked: frozenset[str] = field(default_factory=frozenset)
+    best_by_row: bool = False
 
     @property
     def columns(self) -> list[str]:
@@ -43,19 +45,23 @@ class ScoreTable:
         return shown(self.rows[row].get(column), self.digits)
 
     def best(self, column: str) -> frozenset[str]:
-        """The rows with the best value of a column, by the digits shown; none where fewer than two can be compared."""
+        """The rows whose value in a column is a best one, by the digits shown; none where fewer than two compare."""
         if column in self.unranked:
             return frozenset()
+        if self.best_by_row:
+            return frozenset(row for row, values in self.rows.items() if column in self._top(values, column))
+        return self._top({row: values.get(column) for row, values in self.rows.items()}, column)
+
+    def _top(self, values: Mapping[str, Value], column: str) -> frozenset[str]:
         numbers: dict[str, float] = {}
-        for row, values in self.rows.items():
-            value = values.get(column)
+        for name, value in values.items():
             if isinstance(value, (int, float)) and not math.isnan(value):
-                numbers[row] = value
+                numbers[name] = value
         if len(numbers) < 2:
             return frozenset()
         choose = min if column in self.lower_is_better else max
         top = shown(choose(numbers.values()), self.digits)
-        return frozenset(row for row, value in numbers.items() if shown(value, self.digits) == top)
+        return frozenset(name for name, value in numbers.items() if shown(value, self.digits) == top)
 
 
 def shown(value: Value, digits: int) -> str:

@@ -34,6 +34,14 @@ def test_the_best_are_those_that_look_alike_and_best():
     assert TABLE.best("frames") == frozenset()
 
 
+def test_where_columns_are_trackers_the_best_is_sought_in_each_row():
+    rows = {"rain": {"ours": 3.0, "theirs": 4.0}, "fog": {"ours": 9.0, "theirs": 8.0}}
+    table = ScoreTable("t", "", "attribute", rows, best_by_row=True)
+    assert (table.best("ours"), table.best("theirs")) == ({"fog"}, {"rain"})
+    lower = ScoreTable("t", "", "attribute", rows, lower_is_better=frozenset({"ours", "theirs"}), best_by_row=True)
+    assert lower.best("ours") == {"rain"}
+
+
 def test_a_table_on_screen_and_in_files():
     console = Console(file=io.StringIO(), width=90)
     console.print(screen_table(TABLE))

@@ -89,9 +89,8 @@ class Evaluation:
                     for name, by_tracker in self.per_attribute.items()
                 }
                 lead = f"{self.unit}; sequences or frames with the attribute, their number in brackets"
-                result.append(
-                    ScoreTable(f"{self.title}: {score} by attribute", lead, "attribute", rows, self.digits, lower)
-                )
+                title = f"{self.title}: {score} by attribute"
+                result.append(ScoreTable(title, lead, "attribute", rows, self.digits, lower, best_by_row=True))
             sequences = next(iter(self.per_sequence.values()))
             by_sequence = {
                 sequence: {tracker: self.per_sequence[tracker][sequence].get(score) for tracker in ranked}
@@ -99,10 +98,9 @@ class Evaluation:
                 if all(score in self.per_sequence[tracker][sequence] for tracker in ranked)
             }
             if by_sequence:
+                title = f"{self.title}: {score} by sequence"
                 result.append(
-                    ScoreTable(
-                        f"{self.title}: {score} by sequence", self.unit, "sequence", by_sequence, self.digits, lower
-                    )
+                    ScoreTable(title, self.unit, "sequence", by_sequence, self.digits, lower, best_by_row=True)
                 )
         return result
 

@@ -54,7 +54,7 @@ class VideoEvaluation:
                 for one in classes
             }
             title = f"COCO, {_KIND_TITLES[kind]}, by class"
-            unranked = frozenset() if len(found) > 1 else frozenset(next(iter(rows.values()), {}))
+            unranked = frozenset(next(iter(rows.values()), {}))  # the best class is no matter
             result.append(ScoreTable(title, _COCO_LEAD, "class", rows, 4, unranked=unranked))
         for rules, by_name in self.speeds.items():
             first = next(iter(by_name.values()))
