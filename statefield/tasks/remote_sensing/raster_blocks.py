@@ -275,7 +275,7 @@ def _read_next(readers: Sequence[ReadAhead], image: Tensor, valid: NDArray[np.bo
         image[:, :kept] = image[:, count:].clone()
         valid[:kept] = valid[count:].copy()
     fresh = np.concatenate([part[0] for part in parts])
-    fresh[:, ~both] = 0
+    np.copyto(fresh, 0, where=~both)
     image[:, kept:] = torch.from_numpy(fresh)
     valid[kept:] = both
 

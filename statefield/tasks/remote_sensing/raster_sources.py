@@ -132,10 +132,11 @@ class Source:
         valid = np.isfinite(values).all(axis=0)
         if any(MaskFlags.all_valid not in dataset.mask_flag_enums[band - 1] for band in self.bands):
             valid &= (dataset.read_masks(list(self.bands), window=window) > 0).all(axis=0)
-        values[:, ~valid] = 0
-        if self.scaling is not None:
+        missing = ~valid
+        np.copyto(values, 0, where=missing)  # ten times as fast as an assignment to values[:, missing]
+        if self.scaling is not None and valid.any():
             values = self.scaling.apply(values)
-            values[:, ~valid] = 0
+            np.copyto(values, 0, where=missing)
         return values, valid
 
 
