@@ -62,7 +62,12 @@ def add_raster_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the regions of all classes but 0 too: .gpkg in the raster's own system, .geojson in degrees",
     )
-    add("--bands", type=_numbers, metavar="N,N,...", help="the bands to use, from 1, in the net's order (default: all)")
+    add(
+        "--bands",
+        type=_numbers,
+        metavar="N,N,...",
+        help="the bands to use, from 1, in the net's order (default: the run's own, or all)",
+    )
     add("--tile", type=int, help="side of a window in pixels (default: what the net was trained on)")
     add("--overlap", type=float, help="share of a window that its neighbour covers too, 0 to below 1")
     add("--margin", type=int, default=0, help="pixels along a window's inner sides that are not used (default: 0)")

@@ -13,12 +13,24 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from fakes.change import write_levir
 from fakes.rasters import change_pair, write_raster
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 from rio_cogeo.cogeo import cog_validate
 
 from statefield.cli.main import main
+from statefield.tasks.common.config import TrainerConfig
+from statefield.tasks.common.tiling import sliding_window
+from statefield.tasks.remote_sensing.change_recipe import (
+    BandScalingConfig,
+    ChangeDataConfig,
+    ChangeInferenceConfig,
+    ChangeModelConfig,
+    ChangeRecipe,
+)
+from statefield.tasks.remote_sensing.change_run import load_change_run
+from statefield.tasks.remote_sensing.change_training import fit
 from statefield.tasks.remote_sensing.nets import MambaBCD, MambaBDA, MambaSCD
 from statefield.tasks.remote_sensing.nets.checkpoints import load_change_net
 from statefield.tasks.remote_sensing.raster_predict import predict_raster
@@ -273,3 +285,61 @@ def _file(path: Path) -> Path:
 def _folder(path: Path) -> Path:
     path.mkdir()
     return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run of two of three bands, each image scaled by itself, that calls more than half of the pixels changed."""
+    folder = tmp_path_factory.mktemp("run")
+    recipe = ChangeRecipe(
+        run=folder / "run",
+        data=ChangeDataConfig(
+            root=write_levir(folder / "LEVIR-CD"),
+            bands=["blue", "red"],
+            scaling=BandScalingConfig(method="image"),
+            patch_size=(32, 32),
+            batch_size=2,
+        ),
+        model=ChangeModelConfig(encoder="test_resnet", net_args={"width": 8}, warmup_steps=1),
+        trainer=TrainerConfig(max_epochs=1, steps_per_epoch=1, threads=1, accelerator="cpu"),
+        inference=ChangeInferenceConfig(threshold=0.3),
+    )
+    fit(recipe)
+    return folder / "run"
+
+
+def test_a_run_predicts_with_its_own_bands_scaling_window_and_threshold(tmp_path, run, capsys):
+    before, after = change_pair(tmp_path, 100, 140, nodata=255)
+    before.array[:, :25] = 255
+    before.save()
+    output, chances = tmp_path / "out.tif", tmp_path / "p.tif"
+    assert main(words_of(before.path, after.path, output, "--run", run, "--probabilities", chances)) == 0
+    assert f"went through mamba_bcd test_resnet of {run}" in told(capsys)[0]
+    trained = load_change_run(run)
+    valid = np.ones((100, 140), bool)
+    valid[:25] = False
+    images = []
+    for date in (before, after):
+        image = date.array[[2, 0]].astype(np.float32)
+        images.append(torch.from_numpy(trained.scaling_of(image, valid).apply(image) * valid)[None])
+    logits = sliding_window(
+        torch.cat(images, dim=1),
+        lambda x: trained.net(x[:, :2], x[:, 2:]),
+        (32, 32),
+        overlap=trained.recipe.inference.overlap,
+    )[0]
+    with rasterio.open(chances) as dataset, rasterio.open(output) as labels:
+        found = dataset.read()
+        np.testing.assert_array_equal(np.isnan(found[0]), ~valid)
+        expected = logits.softmax(dim=0).numpy()
+        np.testing.assert_allclose(found[:, valid], expected[:, valid], atol=1e-4)
+        clear = valid & (np.abs(found[0] - found[1]) > 1e-3)
+        np.testing.assert_array_equal(labels.read(1)[clear], (found[1] > found[0])[clear])
+        assert labels.nodata == 255 and labels.tags(1)["CLASS_1"] == "changed"
+
+
+def test_other_bands_than_the_run_s_are_refused(tmp_path, run, capsys):
+    five = write_raster(tmp_path / "five.tif", 60, 70, bands=5)
+    assert main(words_of(five.path, five.path, tmp_path / "out.tif", "--run", run)) == 2
+    said = told(capsys)[1]
+    assert "five.tif gives 5 of its 5 bands" in said and "takes 2 (blue, red)" in said

@@ -159,8 +159,11 @@ def _simple(ring: Ring) -> list[Ring]:
     """A ring that touches itself in a corner as rings that do not: what it encloses there is a hole of its own."""
     if len(np.unique(ring[:-1], axis=0)) == len(ring) - 1:
         return [ring]
-    found, path, place_of = [], [], {}
-    for corner in map(tuple, ring.tolist()):
+    found: list[Ring] = []
+    path: list[tuple[int, int]] = []  # corners passed, and where in it each is
+    place_of: dict[tuple[int, int], int] = {}
+    for x, y in ring.tolist():
+        corner = (x, y)
         if corner in place_of:
             start = place_of[corner]
             found.append(np.array([*path[start:], corner], np.int64))

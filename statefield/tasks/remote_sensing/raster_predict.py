@@ -197,8 +197,8 @@ def predict_raster(
         counts = write_labels(output, strips, header, nodata=value, legends=chosen, point=point)
         count = None
         if polygons is not None:
-            names = chosen[polygon_layer].names
-            count = write_polygons(output, polygons, classes=polygon_classes, names=names, band=polygon_layer + 1)
+            of_layer = chosen[polygon_layer].names
+            count = write_polygons(output, polygons, classes=polygon_classes, names=of_layer, band=polygon_layer + 1)
         strips.remove()
     size = (header.height, header.width)
     return RasterPrediction(output, *size, strips.layers, value, run.num_tiles, run.num_skipped, resumed, count, counts)
