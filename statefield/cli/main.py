@@ -73,6 +73,7 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("bench", "inference"): Verb(
         "statefield.cli.bench_inference:inference", "predict a large volume of many classes in little memory"
     ),
+    ("bench", "raster"): Verb("statefield.cli.bench_raster:raster", "map rasters of up to 50,000 pixels a side"),
 }
 
 _EXAMPLES = (

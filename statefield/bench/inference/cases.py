@@ -115,7 +115,8 @@ def _predict_monai(case: Case, volume: Path, labels: Path) -> None:
     write_nifti(labels, logits.argmax(1)[0].numpy(), sample["meta"])
 
 
-def _peak_gb() -> float:
+def peak_gb() -> float:
+    """The most resident memory that this process has had, GB."""
     if _STATUS.exists():
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024 / 1e9
@@ -132,7 +133,7 @@ def _main() -> None:
     start = time.perf_counter()
     predict(case, Path(order["volume"]), Path(order["labels"]))
     seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "peak_gb": _peak_gb(), "budget_gb": case.memory_gb}))
+    print(json.dumps({"seconds": seconds, "peak_gb": peak_gb(), "budget_gb": case.memory_gb}))
 
 
 if __name__ == "__main__":
