@@ -2,7 +2,7 @@
 
 `coco_speed_scores` asks pycocotools. `vid_speed_scores` follows the evaluation that papers on video detection report
 (FGFA, MEGA; read in guanxiongsun/vfe.pytorch a44d847, mmdet/datasets/mamba/vid_eval.py), which differs from COCO's:
- - boxes are of whole pixels: a pixel is added to width and height before overlaps are taken;
+ - two pixels are added to width and height before overlaps are taken, one by the evaluation and one by its overlap;
  - precision is integrated over every recall that occurs, not over 101;
  - of several free objects above the threshold a detection takes the one of the highest overlap, also if it is of
    another speed; such a detection counts neither way;
@@ -136,9 +136,9 @@ def _summed_up(names: list[str], values: Mapping[str, Array], motion: Array) -> 
 
 
 def _corners(boxes: list[list[float]]) -> Array:
-    """[N, 4] x1, y1, x2, y2 with the pixel that whole-pixel boxes have beyond their last coordinate."""
+    """[N, 4] x1, y1, x2, y2, two pixels larger than the boxes [N, 4] x, y, width, height."""
     values = np.array(boxes, dtype=np.float64).reshape(-1, 4)
-    values[:, 2:] += values[:, :2] + 1.0
+    values[:, 2:] += values[:, :2] + 2.0
     return values
 
 
