@@ -261,7 +261,8 @@ def _create_pyramid(name: str, pretrained: bool, **options: Any) -> nn.Module:
 def _info(key: tuple[str, int], pyramid: bool = False) -> BackboneInfo:
     own = pyramid or key not in _PUBLISHED
     top1 = None if own else _PUBLISHED[key]
-    return BackboneInfo("Adventurer", "statefield" if own else "paper", top1, None, _SOURCE, _PAPER)
+    origin, license_ = ("statefield", None) if own else ("paper", "none stated")
+    return BackboneInfo("Adventurer", origin, top1, license_, _SOURCE, _PAPER)
 
 
 def _defaults(key: tuple[str, int]) -> dict[str, Any]:

@@ -500,7 +500,7 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 register_sizes(
     __name__,
     {
-        name: (BackboneInfo("HRVMamba", "paper", top1, None, _SOURCE, _PAPER), defaults)
+        name: (BackboneInfo("HRVMamba", "paper", top1, "none stated", _SOURCE, _PAPER), defaults)
         for name, (top1, defaults) in _SIZES.items()
     },
     _create,

@@ -464,7 +464,7 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 register_sizes(
     __name__,
     {
-        name: (BackboneInfo("MobileMamba", "paper", top1, None, _SOURCE, _PAPER), defaults)
+        name: (BackboneInfo("MobileMamba", "paper", top1, "MIT (repository)", _SOURCE, _PAPER), defaults)
         for name, (_, top1, defaults) in _SIZES.items()
     },
     _create,

@@ -289,7 +289,7 @@ def _create_pyramid(name: str, pretrained: bool, **options: Any) -> nn.Module:
 register_sizes(
     __name__,
     {
-        name: (BackboneInfo("ShuffleMamba", "paper", None, None, _SOURCE, _PAPER), defaults)
+        name: (BackboneInfo("ShuffleMamba", "paper", None, "none stated", _SOURCE, _PAPER), defaults)
         for name, defaults in _SIZES.items()
     },
     _create,
