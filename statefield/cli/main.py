@@ -43,6 +43,9 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("hyperspectral", "train"): Verb(
         "statefield.cli.hyperspectral:train", "learn the classes of a scene's pixels, test on others, map the scene"
     ),
+    ("hyperspectral", "predict"): Verb(
+        "statefield.cli.hyperspectral_predict:predict", "map a scene with a trained classifier"
+    ),
     ("mot", "evaluate"): Verb(
         "statefield.cli.mot_evaluate:evaluate", "score trackers of many objects: HOTA, MOTA, IDF1, as TrackEval does"
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,14 +22,32 @@ from statefield.files import atomic_path
 from statefield.labels import UNLABELLED
 
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".dat": "ENVI", ".img": "ENVI"}
+# in a picture of a split; those of Okabe and Ito, and grey
+PART_COLOURS = {
+    "not used": (96, 96, 96),
+    "training": (230, 159, 0),
+    "validation": (240, 228, 66),
+    "test": (86, 180, 233),
+}
 _ROWS = 16  # of a scene that are classified at a time
 
 
-def predict_scene(predict: Callable[[np.ndarray], np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """int64 [H, W]: the class of every pixel, labelled or not; `predict` is a `Classifier`'s, [N, 2] -> [N]."""
+def predict_scene(
+    predict: Callable[[np.ndarray], np.ndarray],
+    size: tuple[int, int],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """int64 [H, W]: the class of every pixel, labelled or not.
+
+    Args:
+        predict: a `Classifier`'s, [N, 2] -> [N]. progress: called with the rows that are done and that there are.
+    """
     height, width = size
     found = np.empty(size, np.int64)
     for first in range(0, height, _ROWS):
+        if progress is not None:
+            progress(first, height)
         last = min(first + _ROWS, height)
         rows, columns = np.mgrid[first:last, :width]
         found[first:last] = predict(np.stack([rows.ravel(), columns.ravel()], 1)).reshape(last - first, width)
@@ -41,6 +60,19 @@ def palette(num_classes: int) -> np.ndarray:
     # dark shades first: neighbours in the list are then far apart
     order = np.r_[0:20:2, 1:20:2]
     return np.vstack([[0, 0, 0], np.round(255 * colours[order[np.arange(num_classes) % 20]])]).astype(np.uint8)
+
+
+def write_parts(target: str | os.PathLike[str], labels: np.ndarray, part: np.ndarray) -> None:
+    """A PNG of a split: the colours of `PART_COLOURS`, black where there is no label.
+
+    Args:
+        labels: int [H, W]. part: int8 [H, W], of a `PixelSplit`.
+    """
+    codes = np.where(labels == UNLABELLED, 0, np.where(part < 0, 1, part + 2)).astype(np.uint8)
+    picture = Image.fromarray(codes)
+    picture.putpalette([value for colour in ((0, 0, 0), *PART_COLOURS.values()) for value in colour])
+    with atomic_path(target) as partial:
+        picture.save(partial, format="PNG")
 
 
 def write_picture(target: str | os.PathLike[str], labels: np.ndarray, num_classes: int) -> None:
@@ -110,6 +142,8 @@ def _write(path: Path, driver: str, codes: np.ndarray, names: Sequence[str], met
     if driver == "ENVI":  # GDAL's driver writes classes only from category names, which rasterio cannot set
         header = path.with_suffix(".hdr")
         text = header.read_text(encoding="utf-8").replace("ENVI Standard", "ENVI Classification")
+        # GDAL describes the file by its path, which is that of a draft
+        text = re.sub(r"description = \{[^}]*\}", f"description = {{map of classes, {path.name}}}", text)
         plain = [name.translate(str.maketrans("{},", "()/")) for name in names]
         header.write_text(
             f"{text.rstrip()}\nclasses = {len(names)}\nclass names = {{{', '.join(plain)}}}\n"

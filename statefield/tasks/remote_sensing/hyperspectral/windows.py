@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from statefield.errors import ConfigError
@@ -23,13 +22,16 @@ class Windows:
 
     def __init__(self, cube: np.ndarray, side: int) -> None:
         before, behind = margins(side)
-        border = ((0, 0), (before, behind), (before, behind))
-        self._views = sliding_window_view(np.pad(cube, border), (side, side), axis=(1, 2))  # [C, H, W, w, w]
+        border = ((before, behind), (before, behind), (0, 0))
+        # bands last: a pixel's spectrum is then copied as one piece
+        self._scene = np.pad(np.moveaxis(cube, 0, -1), border)
+        self._offsets = np.arange(side)
 
     def __call__(self, pixels: np.ndarray) -> Tensor:
-        """pixels: int [N, 2], rows and columns."""
-        found = self._views[:, pixels[:, 0], pixels[:, 1]]
-        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(found, 0, 1)))
+        """pixels: int [N, 2], rows and columns. In memory the bands of a pixel lie side by side (channels last)."""
+        rows = pixels[:, 0, None, None] + self._offsets[:, None]
+        columns = pixels[:, 1, None, None] + self._offsets
+        return torch.from_numpy(self._scene[rows, columns]).permute(0, 3, 1, 2)  # [N, w, w, C] -> [N, C, w, w]
 
 
 def margins(side: int) -> tuple[int, int]:

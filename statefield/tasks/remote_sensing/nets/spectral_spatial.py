@@ -33,9 +33,11 @@ class MixerBlock(nn.Module):
 class SpectralSpatialMamba(nn.Module):
     """Windows [B, in_channels, window, window] of bands in the order of their wavelengths -> raw logits [B, K].
 
-    The spectrum of the pixel itself, and beside it the window's mean, are cut into overlapping groups of bands, which
-    become the tokens of a sequence; each pixel of the window becomes a token of a map. The classifier sees the mean of
-    the sequence, the map's token at the pixel, and the map's mean.
+    Three spectra stand side by side: of the pixel itself, the mean of its 3 x 3 neighbourhood, and the mean of the
+    window's pixels that are like that neighbourhood (weights softmax(-b d^2), d the root mean square difference over
+    the bands, b learnt), which does not mix two fields. They are cut into overlapping groups of bands, which become the
+    tokens of a sequence; each pixel of the window becomes a token of a map. The classifier sees the mean of the
+    sequence, the map's token at the pixel, and the map's mean under the same weights.
 
     Args:
         in_channels: bands. num_classes: K. window: pixels along a side. channels: of a token. d_state: N of the scans.
@@ -55,17 +57,18 @@ class SpectralSpatialMamba(nn.Module):
         window: int = 7,
         channels: int = 48,
         d_state: int = 8,
-        group: int = 8,
-        stride: int = 4,
+        group: int = 12,
+        stride: int = 8,
         spectral_depth: int = 1,
         spatial_depth: int = 1,
-        drop_rate: float = 0.2,
+        drop_rate: float = 0.3,
     ) -> None:
         super().__init__()
         if in_channels < group:
             raise ConfigError(f"{in_channels} bands for groups of {group}: as many bands as a group are needed.")
         self.in_channels, self.num_classes, self.window = in_channels, num_classes, window
-        self.groups = nn.Conv1d(2, channels, group, stride)
+        self.likeness = nn.Parameter(torch.tensor(1.0))  # log b
+        self.groups = nn.Conv1d(3, channels, group, stride)
         self.position = nn.Parameter(torch.zeros((in_channels - group) // stride + 1, channels))
         nn.init.trunc_normal_(self.position, std=0.02)
         self.spectral = nn.Sequential(
@@ -85,10 +88,17 @@ class SpectralSpatialMamba(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         _require_windows(self, x)
         middle = self.window // 2
-        spectra = torch.stack([x[:, :, middle, middle], x.mean((2, 3))], 1)  # [B, 2, bands]
+        pixels = x.permute(0, 2, 3, 1)  # [B, W, W, bands]
+        around = slice(max(middle - 1, 0), middle + 2)
+        near = pixels[:, around, around].mean((1, 2))
+        apart = (pixels - near[:, None, None]).square().mean(-1)  # [B, W, W]
+        weights = (-self.likeness.exp() * apart).flatten(1).softmax(-1)  # [B, W * W]
+        alike = (weights.unsqueeze(1) @ pixels.flatten(1, 2)).squeeze(1)
+        spectra = torch.stack([pixels[:, middle, middle], near, alike], 1)  # [B, 3, bands]
         sequence = self.spectral(self.groups(spectra).transpose(1, 2) + self.position)
-        area = self.spatial(self.pixels(x.permute(0, 2, 3, 1)))  # [B, W, W, channels]
-        found = torch.cat([sequence.mean(1), area[:, middle, middle], area.mean((1, 2))], -1)
+        area = self.spatial(self.pixels(pixels))  # [B, W, W, channels]
+        field = (weights.unsqueeze(1) @ area.flatten(1, 2)).squeeze(1)
+        found = torch.cat([sequence.mean(1), area[:, middle, middle], field], -1)
         return self.head(self.drop(self.norm(found)))
 
 
