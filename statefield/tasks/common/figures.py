@@ -182,7 +182,9 @@ def overview(
     for axes, title in zip(grid[0], columns, strict=True):
         axes.set_title(title, fontsize=10)
     patches = [Patch(color=colour, label=text) for text, colour in legend.items()]
-    figure.legend(handles=patches, loc="outside lower center", ncols=8, frameon=False, fontsize=9)
+    inches = 0.5 + 0.075 * max((len(text) for text in legend), default=0)  # of a patch with its text
+    ncols = min(8, max(1, int(width * len(columns) / inches)))
+    figure.legend(handles=patches, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
     return figure
 
 
