@@ -154,4 +154,3 @@ def predict(argv: list[str]) -> int:
         + f": {options.output}"
     )
     return 0
-
