@@ -113,7 +113,8 @@ def made(
         if name != "time" and values.dtype.kind == "f":
             wrong |= values != np.floor(values)
         _refuse(wrong, values, f"{name} outside 0 to {limit - 1}" if name != "time" else "negative time", where, first)
-    _refuse(~np.isin(on, (-1, 0, 1)), on, "polarity that is neither 0 nor 1 nor -1", where, first)
+    if on.dtype != np.bool_:
+        _refuse(~np.isin(on, (-1, 0, 1)), on, "polarity that is neither 0 nor 1 nor -1", where, first)
     times = np.floor(t) if t.dtype.kind == "f" else t
     return Events(
         times.astype(np.uint64), x.astype(np.uint16), y.astype(np.uint16), np.asarray(on > 0, np.bool_), width, height
@@ -145,10 +146,13 @@ def regrouped(parts: Iterable[Events], events_per_chunk: int) -> Iterator[Events
     for part in parts:
         waiting.append(part)
         count += len(part)
-        while count >= events_per_chunk:
-            everything = joined(waiting)
-            yield everything[:events_per_chunk]
-            waiting = [everything[events_per_chunk:]]
-            count -= events_per_chunk
+        if count < events_per_chunk:
+            continue
+        everything = joined(waiting)
+        whole = count - count % events_per_chunk
+        for start in range(0, whole, events_per_chunk):
+            yield everything[start : start + events_per_chunk]
+        waiting = [everything[whole:]]
+        count -= whole
     if count:
         yield joined(waiting)
