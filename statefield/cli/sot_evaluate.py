@@ -156,7 +156,7 @@ def _evaluations(
         sequences = boxes_of_regions(find_vot_sequences(arguments.gt, names))
     else:
         layout, sequences = find_sequences(arguments.gt, names)
-        one_pass = one_pass or [protocol_named(name) for name in layout.protocols]
+        one_pass = one_pass or [protocol_named(_of_its_own(name, arguments.gt)) for name in layout.protocols]
     trackers = find_trackers(arguments.results, [sequence.name for sequence in sequences])
     started(len(sequences))
     return evaluate_one_pass(
@@ -175,6 +175,13 @@ def _named_protocols(path: Path) -> list[str]:
     if path.suffix != ".json":
         return ["auto"]
     return [name for start, name in names.items() if path.stem.lower().startswith(start)] or ["auto"]
+
+
+def _of_its_own(protocol: str, path: Path) -> str:
+    """COESOT's and VisEvent's data are laid out and scored as EventVOT's, but under their own name."""
+    written = str(path.resolve()).lower()
+    others = [name for name in ("coesot", "visevent") if name in written]
+    return others[0] if protocol == "eventvot" and others else protocol
 
 
 def _vot_year(path: Path, anchored: bool) -> str:

@@ -198,6 +198,22 @@ def test_one_pass_results_on_vot_are_scored_on_upright_boxes(vot, tmp_path):
     assert evaluation["trackers"]["flat"]["overall"]["P"] == 100.0
 
 
+def test_data_laid_out_alike_are_scored_under_their_own_name(tmp_path, capsys):
+    for name in ("COESOT", "EventVOT"):
+        folder = tmp_path / name / "test/rec"
+        folder.mkdir(parents=True)
+        (folder / "groundtruth.txt").write_text("10,10,20,20\n" * 3)
+        (folder / "absent.txt").write_text("1\n1\n0\n")
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours/rec.txt").write_text("10,10,20,20\n" * 3)
+    for name in ("COESOT", "EventVOT"):
+        assert _run("--gt", tmp_path / name, "--results", tmp_path / "ours") == 0
+        shown = capsys.readouterr().out
+        assert f"{name}: 1 sequence" in shown
+        assert "66.67" in shown  # of three frames, one is absent
+        assert "Frames with a target alone: 1 sequence" in shown
+
+
 def test_json_of_other_benchmarks_is_scored_by_its_name(otb, capsys):
     truth = {name: {"gt_rect": [[10, 10, 20, 20]] * 4, "width": 640, "height": 480} for name in ("Car", "Dog")}
     (otb / "OTB100.json").write_text(json.dumps(truth))
