@@ -53,6 +53,8 @@ class MotionModelConfig:
         num_layers: blocks, 3 in the paper.
         d_state: states a channel.
         unit: what steps are measured in, "box" (the sides of the box as it was last seen) or "image" (the image's).
+        from_last_step: the net gives what the next step has beyond the last one, beginning with constant velocity, in
+            place of the step itself (the paper's form).
         without_scan: replace every scan by the identity.
         beta: the error, in standard deviations of a step, at which the smooth L1 loss goes from square to linear.
         lr: the largest learning rate (AdamW).
@@ -67,6 +69,7 @@ class MotionModelConfig:
     num_layers: int = 3
     d_state: int = 16
     unit: Unit = "box"
+    from_last_step: bool = False
     without_scan: bool = False
     beta: float = 1.0
     lr: float = 1e-3

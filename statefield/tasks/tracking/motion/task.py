@@ -29,7 +29,13 @@ __all__ = ["VALIDATION_SCORE", "MotionTask", "SequenceCases", "build_net"]
 
 def build_net(config: MotionModelConfig) -> MotionPredictor:
     """The net of a recipe, with initial weights."""
-    net = MotionPredictor(config.history, dim=config.dim, num_layers=config.num_layers, d_state=config.d_state)
+    net = MotionPredictor(
+        config.history,
+        dim=config.dim,
+        num_layers=config.num_layers,
+        d_state=config.d_state,
+        from_last_step=config.from_last_step,
+    )
     return without_scan(net) if config.without_scan else net
 
 

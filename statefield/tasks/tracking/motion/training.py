@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from lightning.pytorch import Callback
@@ -15,7 +15,7 @@ from statefield.errors import ConfigError
 from statefield.tasks.common import fitting
 from statefield.tasks.common.checkpointing import load_weights
 from statefield.tasks.common.data import NumberedBatches, require_cases
-from statefield.tasks.common.outcome import TestResult, write_metrics
+from statefield.tasks.common.outcome import TestResult
 from statefield.tasks.common.parallel import is_first
 from statefield.tasks.common.report import ComparisonRow
 from statefield.tasks.common.run_folder import RunFolder
@@ -23,6 +23,7 @@ from statefield.tasks.tracking.motion import MOTION_MODELS
 from statefield.tasks.tracking.motion.accuracy import NextBox, next_box
 from statefield.tasks.tracking.motion.learned import LearnedMotion
 from statefield.tasks.tracking.motion.model import MotionModel
+from statefield.tasks.tracking.motion.motion_report import write_results
 from statefield.tasks.tracking.motion.recipe import MotionRecipe, read_recipe
 from statefield.tasks.tracking.motion.task import VALIDATION_SCORE, MotionTask, SequenceCases, build_net
 from statefield.tasks.tracking.motion.windows import MotionWindows, SequenceTracks, read_tracks
@@ -31,6 +32,7 @@ from statefield.tasks.tracking.nets import MotionPredictor
 __all__ = ["BASELINES", "TrainedMotion", "compare", "load_motion", "train"]
 
 log = logging.getLogger(__name__)
+Role = Literal["model", "control", "baseline"]
 BASELINES = {
     "still": "still",
     "constant velocity": "constant_velocity",
@@ -120,15 +122,15 @@ def train(
     if not is_first():
         return None
     announce(f"testing on {', '.join(each.case for each in splits['test'])}")
-    rows = compare([load_motion(plan.folder.root) for plan in plans], splits["test"])
-    write_metrics(
-        plans[0].folder,
-        recipe,
-        model=rows[0].values,
-        controls=[row.values for row in rows if row.role == "control"],
-        comparison=rows,
-    )
-    return TestResult(plans[0].folder, rows[0].values, rows, plans[0].folder.report)
+    states = compare([load_motion(plan.folder.root) for plan in plans], splits["test"])
+    rows = [
+        ComparisonRow(name, role, sum(by_sequence.values(), NextBox()).summarise())
+        for (name, role), by_sequence in states.items()
+    ]
+    by_sequence = {
+        each.case: {name: found[each.case] for (name, _), found in states.items()} for each in splits["test"]
+    }
+    return write_results(plans[0].folder, recipe, rows, by_sequence)
 
 
 def read_splits(recipe: MotionRecipe) -> dict[str, list[SequenceTracks]]:
@@ -167,22 +169,22 @@ def load_motion(run: Path) -> TrainedMotion:
     return TrainedMotion(recipe, net.eval())
 
 
-def compare(trained: Sequence[TrainedMotion], tracks: Sequence[SequenceTracks]) -> list[ComparisonRow]:
-    """The next-box IoU of nets (the model, then its control) and of the baselines, pooled over all boxes."""
-    rows = []
-    for one, role in zip(trained, ("model", "control"), strict=False):
-        made = [_maker(one, each.image_size) for each in tracks]
-        rows.append(ComparisonRow(one.recipe.model.name, role, _pooled(tracks, made)))  # type: ignore[arg-type]
-    for name, motion in BASELINES.items():
-        rows.append(ComparisonRow(name, "baseline", _pooled(tracks, [MOTION_MODELS[motion]] * len(tracks))))
-    return rows
+def compare(
+    trained: Sequence[TrainedMotion], tracks: Sequence[SequenceTracks]
+) -> dict[tuple[str, Role], dict[str, NextBox]]:
+    """How well nets (the model, then its control) and the baselines know the next box.
 
-
-def _maker(one: TrainedMotion, image_size: tuple[int, int] | None) -> Callable[[], MotionModel]:
-    return lambda: one.model(image_size)
-
-
-def _pooled(tracks: Sequence[SequenceTracks], made: Sequence[Callable[[], MotionModel]]) -> Mapping[str, Any]:
+    Returns: name and role of each -> sequence -> its state.
+    """
+    roles: tuple[Role, Role] = ("model", "control")
+    found: dict[tuple[str, Role], dict[str, NextBox]] = {}
     with torch.inference_mode():
-        states = [next_box(each, make) for each, make in zip(tracks, made, strict=True)]
-    return sum(states, NextBox()).summarise()
+        for one, role in zip(trained, roles, strict=False):
+            found[one.recipe.model.name, role] = {each.case: next_box(each, _maker(one, each)) for each in tracks}
+        for name, motion in BASELINES.items():
+            found[name, "baseline"] = {each.case: next_box(each, MOTION_MODELS[motion]) for each in tracks}
+    return found
+
+
+def _maker(one: TrainedMotion, tracks: SequenceTracks) -> Callable[[], MotionModel]:
+    return lambda: one.model(tracks.image_size)

@@ -42,6 +42,8 @@ class MotionPredictor(nn.Module):
     Args:
         history: q, steps that are read at most. dim: D. num_layers: blocks. d_state: N. expand: inner channels over D.
         mlp_ratio: hidden units of a block's MLP over D.
+        from_last_step: the layers give what the next step has beyond the last one, nothing at first, so that training
+            begins with constant velocity; without it, as in the paper, they give the step itself.
 
     A step is (dx, dy, dw, dh) of a box's centre and sides in the unit of `statefield.tasks.tracking.motion`, which
     measures and undoes it. A track with fewer steps has zeros in front, which the mean over frames leaves out.
@@ -58,6 +60,7 @@ class MotionPredictor(nn.Module):
         d_state: int = 16,
         expand: float = 2.0,
         mlp_ratio: float = 4.0,
+        from_last_step: bool = False,
     ) -> None:
         super().__init__()
         if history < 1 or num_layers < 1:
@@ -67,7 +70,12 @@ class MotionPredictor(nn.Module):
         self.spread = nn.Buffer(torch.ones(4))
         self.embed = nn.Linear(4, dim)
         self.blocks = nn.ModuleList(_Block(dim, d_state, expand, mlp_ratio) for _ in range(num_layers))
-        self.head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 4))
+        last = nn.Linear(dim, 4)
+        self.head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), last)
+        self.from_last_step = from_last_step
+        if from_last_step:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, steps: Tensor, lengths: Tensor) -> Tensor:
         if steps.ndim != 3 or tuple(steps.shape[1:]) != (self.history, 4) or lengths.shape != steps.shape[:1]:
@@ -82,7 +90,8 @@ class MotionPredictor(nn.Module):
         x = self.embed(torch.asinh(steps / self.spread))
         for block in self.blocks:
             x = block(x)
-        return self.head((x * real).sum(1) / real.sum(1)) * self.spread
+        found = self.head((x * real).sum(1) / real.sum(1)) * self.spread
+        return steps[:, -1] + found if self.from_last_step else found
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that drive the recurrences."""

@@ -1,6 +1,7 @@
 """`statefield mot train`: a run is a function of its recipe, ends with a comparison, and makes a motion model."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,14 +13,15 @@ from statefield.tasks.common.checkpointing import read_weights
 from statefield.tasks.tracking.motion.training import load_motion
 
 SEQINFO = "[Sequence]\nname={}\nseqLength=40\nimWidth=640\nimHeight=480\n"
-NAMES = ("MOT17-02-FRCNN", "MOT17-04-FRCNN", "MOT17-09-FRCNN")
+NAMES = ("MOT17-02-FRCNN", "MOT17-10-FRCNN", "MOT17-09-FRCNN", "MOT17-11-FRCNN")
+RECIPE = Path(__file__).parents[4] / "recipes" / "tracking" / "mtp_mot17.yaml"
 TINY = ["--model.dim", "8", "--model.num_layers", "1", "--model.d_state", "4", "--model.history", "4"]
 SHORT = ["--trainer.max_epochs", "2", "--trainer.steps_per_epoch", "3", "--trainer.accelerator", "cpu"]
 
 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory):
-    """Three sequences of people who walk in waves."""
+    """Four sequences of people who walk in waves."""
     root = tmp_path_factory.mktemp("mot") / "train"
     for place, name in enumerate(NAMES):
         (root / name / "gt").mkdir(parents=True)
@@ -46,6 +48,8 @@ def test_a_run_ends_with_the_comparison_and_tracks(truth, tmp_path, capsys):
     assert {row["role"] for row in rows.values()} == {"model", "control", "baseline"}
     assert {row["boxes"] for row in rows.values()} == {3 * 28}
     assert all(0 < row["IoU"] <= 1 for row in rows.values())
+    assert set(json.loads((run / "metrics.json").read_text())["sequences"]) == {NAMES[2]}
+    assert NAMES[2] in (run / "report.html").read_text()
     out = capsys.readouterr().out
     assert "Kalman (ByteTrack)" in out
     history = (run / "metrics.csv").read_text().splitlines()
@@ -57,6 +61,16 @@ def test_a_run_ends_with_the_comparison_and_tracks(truth, tmp_path, capsys):
     tracking = ["mot", "track", str(detections), "--output", str(output), "--weights", str(run)]
     assert main([*tracking, "--tracker", "mambatrack"]) == 0
     assert np.loadtxt(output / "street.txt", delimiter=",").shape == (8, 10)
+
+
+def test_the_recipe_runs(truth, tmp_path):
+    run = tmp_path / "run"
+    more = ["--data.root", str(truth), "--run", str(run), "--trainer.fast_dev_run", "true"]
+    assert main(["mot", "train", "--config", str(RECIPE), *more]) == 0
+    rows = json.loads((run / "metrics.json").read_text())["comparison"]
+    assert {row["boxes"] for row in rows} == {2 * 3 * 28}
+    assert (run / "weights.safetensors").exists()
+    assert (run / "control" / "weights.safetensors").exists()
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_bits(truth, tmp_path, monkeypatch):

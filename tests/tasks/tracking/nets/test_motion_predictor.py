@@ -41,6 +41,17 @@ def test_native_and_reference_kernels_agree():
     assert torch.allclose(found["native"], found["reference"], atol=1e-5)
 
 
+def test_from_the_last_step_training_begins_with_constant_velocity():
+    steps, lengths = torch.randn(3, 4, 4), torch.tensor([1, 2, 4])
+    assert torch.equal(small(from_last_step=True)(steps, lengths), steps[:, -1])
+
+
+def test_large_steps_do_not_explode():
+    with torch.no_grad():
+        found = small(num_layers=3)(1e4 * torch.randn(8, 4, 4), torch.full((8,), 4))
+    assert found.abs().max() < 1e4
+
+
 def test_tracks_of_a_batch_do_not_see_each_other():
     net, steps, lengths = small().eval(), torch.randn(3, 4, 4), torch.tensor([1, 2, 4])
     with torch.no_grad():
