@@ -5,8 +5,8 @@
         --detections ../shared/data/mot/sort_mot15_detections --gt ../shared/data/mot/motchallenge_gt/MOT15-train \\
         --mot17 ../shared/data/mot/motchallenge_gt/MOT17-train
 
-`next_box`: the mean IoU of the predicted box and the one that came, over all boxes of all tracks of the sequences that the
-run held out: of the run's net, of its control where the run has one, and of the baselines.
+`next_box`: the mean IoU of the predicted box and the one that came, over all boxes of all tracks of the sequences that
+the run held out: of the run's net, of its control where the run has one, and of the baselines.
 `trackers`: each tracker on the detections of SORT's paper, scored by `statefield mot evaluate`. SORT's row has the six
 sequences for which its authors publish MOTA beside what they publish.
 `speed`: frames a second of prediction and association on MOT17's load: every true box of a person as a detection, moved
