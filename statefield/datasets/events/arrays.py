@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import h5py
@@ -188,7 +189,7 @@ def _npz_names(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return [member.filename.removesuffix(".npy") for member in archive.infolist()]
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
         raise DataError(f"{path}: this is no .npz file that can be read ({error}).") from error
 
 
@@ -204,7 +205,7 @@ def _npy_array(path: Path) -> Array:
         count = int(np.prod(shape, dtype=np.float64))
         require_memory(path, count * max(dtype.itemsize, 8), f"{' x '.join(map(str, shape))} values of {dtype}")
         return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, KeyError, TypeError, TokenError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: this is no .npy file that can be read, or it is cut off ({error}).") from error

@@ -7,12 +7,28 @@ import os
 import zipfile
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from numpy.lib import format as npy
 
 from statefield.datasets.readers.limits import require_memory
 from statefield.errors import DataError
+
+# what zipfile and NumPy raise for bytes that are no archive, no member or no header of an array (which NumPy parses)
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+    KeyError,
+    TypeError,
+    TokenError,
+)
 
 
 def read_array(path: str | os.PathLike[str], name: str, ndim: int) -> np.ndarray:
@@ -30,7 +46,7 @@ def read_array(path: str | os.PathLike[str], name: str, ndim: int) -> np.ndarray
             return _array(path, archive, name, ndim)
     except DataError:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"{path}: this is no .npz file that can be read, or it is damaged or cut off ({error}). Copy or download "
             "it again."

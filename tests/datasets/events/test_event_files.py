@@ -322,6 +322,17 @@ def test_arrays_of_numpy(tmp_path):
         read_events(tmp_path / "cut.npy")
 
 
+def test_damaged_headers_of_numpy_files_are_named(tmp_path):
+    np.save(tmp_path / "a.npy", np.stack([T, X, Y, P], axis=1))
+    np.savez(tmp_path / "a.npz", t=T, x=X, y=Y, p=P)
+    for name in ("a.npy", "a.npz"):
+        whole = (tmp_path / name).read_bytes()
+        for damaged in (whole.replace(b"}", b"{"), whole.replace(b"'shape'", b"'shapf'"), whole[:30], b""):
+            (tmp_path / name).write_bytes(damaged)
+            with pytest.raises(DataError, match=name):
+                read_events(tmp_path / name)
+
+
 def test_hdf5_as_dsec_and_as_prophesee_lay_it_out(tmp_path):
     with h5py.File(tmp_path / "dsec.h5", "w") as file:
         for name, array in (("t", (T - 5).astype("u4")), ("x", X), ("y", Y), ("p", P.astype("u1"))):
