@@ -71,10 +71,18 @@ def main() -> None:
         TrackerSettings("mambatrack", motion="kalman_sort"),
         TrackerSettings("mambatrack", weights=arguments.run),
     ]
-    result["speed"] = speeds(arguments.mot17, settings[:-1])
-    result["trackers"], result["sort_published"] = trackers(arguments.detections, arguments.gt, settings)
     result["environment"] = describe_environment()
-    write_json(arguments.json, result)
+    result["speed"] = speeds(arguments.mot17, settings[:-1])
+    result["trackers"] = []
+    sequences = read_detections(arguments.detections)
+    with tempfile.TemporaryDirectory() as folder:
+        for one in settings:
+            results = Path(folder) / name_of(one)
+            write_tracks(track(sequences, one), results)
+            result["trackers"].append(scored(one, results, arguments.gt))
+            if one is settings[0]:
+                result["sort_published"] = beside_published(results, arguments.gt)
+            write_json(arguments.json, result)  # after each, as the last one takes longest
     print(json.dumps({name: result[name] for name in ("next_box", "trackers", "sort_published", "speed")}, indent=1))
 
 
@@ -90,32 +98,24 @@ def next_boxes(run: Path, mot17: Path) -> list[dict[str, Any]]:
     ]
 
 
-def trackers(
-    detections: Path, gt: Path, settings: list[TrackerSettings]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """A row for each tracker; and SORT's MOTA on the sequences for which it is published."""
-    sequences = read_detections(detections)
-    with tempfile.TemporaryDirectory() as folder:
-        folders = []
-        for one in settings:
-            folders.append(Path(folder) / name_of(one))
-            write_tracks(track(sequences, one), folders[-1])
-        scored = {each.name: each for each in evaluate_mot(gt, folders).trackers}
-        six = evaluate_mot(gt, folders[:1], sequences=list(PUBLISHED_SORT)).trackers[0]
-    rows = []
-    for one in settings:
-        summary = scored[name_of(one)].combined("pedestrian")
-        row = {"tracker": one.tracker, "motion": one.motion_name, "IDSW": int(summary["CLEAR"]["IDSW"])}
-        for metric, names in {"HOTA": ("HOTA", "DetA", "AssA"), "CLEAR": ("MOTA",), "Identity": ("IDF1",)}.items():
-            row |= {name: float(np.mean(summary[metric][name])) * 100 for name in names}
-        rows.append(row)
-    published = [
+def scored(settings: TrackerSettings, results: Path, gt: Path) -> dict[str, Any]:
+    """A tracker's scores over all sequences, per cent."""
+    summary = evaluate_mot(gt, [results]).trackers[0].combined("pedestrian")
+    row = {"tracker": settings.tracker, "motion": settings.motion_name, "IDSW": int(summary["CLEAR"]["IDSW"])}
+    for metric, names in {"HOTA": ("HOTA", "DetA", "AssA"), "CLEAR": ("MOTA",), "Identity": ("IDF1",)}.items():
+        row |= {name: float(np.mean(summary[metric][name])) * 100 for name in names}
+    return row
+
+
+def beside_published(results: Path, gt: Path) -> list[dict[str, Any]]:
+    """SORT's MOTA on the sequences for which it is published, per cent."""
+    six = evaluate_mot(gt, [results], sequences=list(PUBLISHED_SORT)).trackers[0]
+    rows = [
         {"sequence": name, "published": mota, "ours": six.of_sequence("pedestrian", name)["CLEAR"]["MOTA"] * 100}
         for name, mota in PUBLISHED_SORT.items()
     ]
     together = six.combined("pedestrian")["CLEAR"]["MOTA"] * 100
-    published.append({"sequence": "all six", "published": PUBLISHED_SORT_TOGETHER, "ours": together})
-    return rows, published
+    return [*rows, {"sequence": "all six", "published": PUBLISHED_SORT_TOGETHER, "ours": together}]
 
 
 def name_of(settings: TrackerSettings) -> str:

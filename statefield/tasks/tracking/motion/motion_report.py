@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from statefield.tasks.common.outcome import TestResult, write_metrics
-from statefield.tasks.common.report import ComparisonRow, Table, write_report
+from statefield.tasks.common.report import ComparisonRow, Table, Value, write_report
 from statefield.tasks.common.run_folder import RunFolder, read_history
 from statefield.tasks.tracking.motion.accuracy import NextBox
 from statefield.tasks.tracking.motion.recipe import MotionRecipe
@@ -47,7 +47,7 @@ def write_results(
             }
         },
     )
-    rows = [
+    rows: list[dict[str, Value]] = [
         {"sequence": name, **{model: state.summarise()["IoU"] for model, state in states.items()}}
         for name, states in by_sequence.items()
     ]
