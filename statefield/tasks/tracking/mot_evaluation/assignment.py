@@ -2,9 +2,12 @@
 
 TrackEval solves one dense assignment a frame. Most of a frame needs none: a pair that weighs more than the best other
 pair of its ground-truth box and the best other pair of its tracker's box together is in every best matching (leave it
-out, and exchanging those two for it gains). Such pairs are taken, with them their boxes leave, and so on. A frame in
-which pairs remain is handed whole to the same solver that TrackEval calls, `scipy.optimize.linear_sum_assignment`, on
-the same matrix, so that ties are broken as there.
+out, and exchanging those two for it gains). Such pairs are taken, with them their boxes leave, and so on. Where none is
+left, pairs go that are in no best matching: those that weigh less than what another pair of their row and another of
+their column bring together, even when each displaces the best pair of its other box. Two boxes that compete for two
+others, and for nothing else, have two matchings, of which the heavier is taken. A frame in which pairs remain is handed
+whole to the same solver that TrackEval calls, `scipy.optimize.linear_sum_assignment`, on the same matrix, so that ties
+are broken as there.
 """
 
 from __future__ import annotations
@@ -67,13 +70,23 @@ def matched_pairs(pairs: Overlaps, weights: Floats, gt_frames: Frames, tracker_f
         other_of_tracker[order] = _best_other(pairs.tracker[left][order], weight[order])
         certain = weight > other_of_gt + other_of_tracker + _MARGIN
         if not certain.any():
-            break
+            # what exchanging a pair for another of its row, and for another of its column, gains at the least
+            gain_in_row = _best_other(pairs.gt[left], np.maximum(weight - other_of_tracker, 0.0))
+            gain_in_column = np.empty_like(weight)
+            net = np.maximum(weight - other_of_gt, 0.0)
+            gain_in_column[order] = _best_other(pairs.tracker[left][order], net[order])
+            kept = weight + _MARGIN >= gain_in_row + gain_in_column
+            if kept.all():
+                break
+            left = left[kept]
+            continue
         matched[left[certain]] = True
         gone_gt = np.zeros(int(gt_frames.first[-1]), bool)
         gone_tracker = np.zeros(int(tracker_frames.first[-1]), bool)
         gone_gt[pairs.gt[left[certain]]] = True
         gone_tracker[pairs.tracker[left[certain]]] = True
         left = left[~(gone_gt[pairs.gt[left]] | gone_tracker[pairs.tracker[left]])]
+    left = _settle_two_by_two(pairs, weights, left, matched)
     frames_left = pairs.frame[left]  # sorted
     unsettled = frames_left[np.diff(frames_left, prepend=-1) > 0]
     first = np.searchsorted(pairs.frame, unsettled)
@@ -81,6 +94,31 @@ def matched_pairs(pairs: Overlaps, weights: Floats, gt_frames: Frames, tracker_f
     for frame, start, stop in zip(unsettled.tolist(), first.tolist(), last.tolist(), strict=True):
         matched[start:stop] = assigned(pairs, weights, slice(start, stop), frame, gt_frames, tracker_frames)
     return matched
+
+
+def _settle_two_by_two(pairs: Overlaps, weights: Floats, left: Integers, matched: Mask) -> Integers:
+    """Match two boxes with two others where each overlaps both and nothing else; returns the pairs that remain."""
+    starts = np.flatnonzero(np.diff(pairs.gt[left], prepend=-1))
+    starts = starts[np.diff(starts, append=len(left)) == 2]  # of boxes with two pairs
+    if len(starts) < 2:
+        return left
+    tracker = pairs.tracker[left]
+    in_column = np.bincount(tracker)
+    starts = starts[(in_column[tracker[starts]] == 2) & (in_column[tracker[starts + 1]] == 2)]
+    order = np.lexsort((tracker[starts + 1], tracker[starts]))
+    starts = starts[order]
+    same = (tracker[starts[1:]] == tracker[starts[:-1]]) & (tracker[starts[1:] + 1] == tracker[starts[:-1] + 1])
+    one, other = starts[:-1][same], starts[1:][same]
+    weight = weights[left]
+    straight, crossed = weight[one] + weight[other + 1], weight[one + 1] + weight[other]
+    clear = np.abs(straight - crossed) > _MARGIN
+    one, other, is_straight = one[clear], other[clear], (straight > crossed)[clear]
+    matched[left[np.where(is_straight, one, one + 1)]] = True
+    matched[left[np.where(is_straight, other + 1, other)]] = True
+    rest = np.ones(len(left), bool)
+    for block in (one, one + 1, other, other + 1):
+        rest[block] = False
+    return left[rest]
 
 
 def assigned(

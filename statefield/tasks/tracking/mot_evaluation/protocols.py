@@ -56,8 +56,11 @@ def mot_sequence(
     names = (*_DISTRACTORS, *_MORE_DISTRACTORS.get(benchmark, ()))
     is_distractor = np.isin(gt.classes, [MOT_CLASSES.index(name) + 1 for name in names])
     kept = np.ones(len(tracker), bool)
-    if is_distractor.any():  # otherwise nothing can be left out
+    if is_distractor.any():
         pairs = sequence.pairs.where(sequence.pairs.iou >= MATCH_THRESHOLD - EPS)
+        concerned = np.zeros(num_frames, bool)  # in other frames nothing can be left out
+        concerned[pairs.frame[is_distractor[pairs.gt]]] = True
+        pairs = pairs.where(concerned[pairs.frame])
         matched = matched_pairs(pairs, pairs.iou, sequence.gt_frames, sequence.tracker_frames)
         kept[pairs.tracker[matched & is_distractor[pairs.gt]]] = False
     return sequence.keeping(gt.counts & (gt.classes == _PEDESTRIAN), kept)
