@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,9 @@ class ReferenceRow:
 
     `operators` are those of ours that it runs. `reference_ms` is of one pass: the loops take seconds to minutes, so a
     few milliseconds of unrest do not matter. `error` is the largest difference between both, as a share of the largest
-    value of each map; the times are None where that is too much.
+    value of each map; where that is too much, it is that to the loop in float64, since a loop that adds up 16,384
+    positions in float32 is itself off by more (VSSD: 1.8e-4, the native operator 4e-5). The times are None where that
+    is too much, too.
     """
 
     family: str
@@ -76,6 +79,9 @@ def _row(family: str, side: int, seconds: float) -> ReferenceRow:
         wanted = model(x)
         reference = time.perf_counter() - started
     error = largest_error(found, wanted)
+    if not error <= ALLOWED:
+        with use_kernels("reference"):
+            error = largest_error(found, deepcopy(model).double()(x.double()))
     operators = ", ".join(sorted(seen.names))
     if not error <= ALLOWED:
         return ReferenceRow(family, name, side, operators, error, None, None, None)
