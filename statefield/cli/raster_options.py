@@ -128,7 +128,11 @@ def run_prediction(
             f"{place}: could not be read or written ({getattr(error, 'strerror', None) or error}). What was finished "
             "is kept: when that is mended, the same command with --resume goes on from there."
         ) from error
-    print(textwrap.fill(_paragraph(options, images, model, found), width=110, break_long_words=False))
+    print(
+        textwrap.fill(
+            _paragraph(options, images, model, found), width=110, break_long_words=False, break_on_hyphens=False
+        )
+    )
     return 0
 
 
