@@ -396,6 +396,20 @@ def test_oscd_reads_pictures_or_bands_by_option_and_keeps_the_official_cities(tm
         open_change_dataset(pictures, "oscd", {"bands": "all"})
 
 
+def test_cities_of_oscd_are_set_apart_by_name(tmp_path):
+    root = write_oscd(tmp_path)
+    options = {"val_cities": ("bercy",), "test_cities": ("paris", "nantes")}
+    adapter, _ = open_change_dataset(root, "oscd", options)
+    splits = {split: [record.case for record in adapter.records(root, split)] for split in ("train", "val", "test")}
+    assert splits["val"] == ["bercy"]
+    assert splits["test"] == ["brasilia", "nantes", "paris", "rio"]  # with the official ones, where they are there
+    assert splits["train"] == ["aguasclaras", "bordeaux", "rennes"]
+    for wrong, said in (({"test_cities": ("atlantis",)}, "no folder"), (options | {"val_cities": ("paris",)}, "both")):
+        adapter, _ = open_change_dataset(root, "oscd", wrong)
+        with pytest.raises(ConfigError, match=said):
+            adapter.records(root, "train")
+
+
 def test_label_rasters_of_oscd_code_change_as_2(tmp_path):
     adapter, record, sample = first(write_oscd(tmp_path, form="bands"))
     changed = sample["mask"].astype(np.uint8)

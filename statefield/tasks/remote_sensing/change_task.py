@@ -70,7 +70,17 @@ class ChangeTask(DensePredictionTask):
         return self.net(before, after)
 
     def batch_loss(self, batch: Mapping[str, Any]) -> Tensor:
-        return self.kind.loss(self.net(batch["before"], batch["after"]), batch)
+        try:
+            outputs = self.net(batch["before"], batch["after"])
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigError(
+                f"data.batch_size = {len(batch['mask'])} with data.patch_size = {tuple(batch['mask'].shape[1:])}: the "
+                "coarsest map has one pixel, of which a batch norm learns nothing. Give a batch of 2 or more, or "
+                "larger patches."
+            ) from error
+        return self.kind.loss(outputs, batch)
 
     def on_validation_epoch_start(self) -> None:
         self._states, self._counts = {}, {}

@@ -222,7 +222,7 @@ def _history(run: Path) -> list[dict[str, float | None]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in read_history(RunFolder(run).history)]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_stopped_and_resumed_it_ends_with_the_same_bits(levir, tmp_path, workers):
     def recipe(name: str, workers: int) -> ChangeRecipe:
         model = dataclasses.replace(SMALL, encoder_args={"drop_path_rate": 0.3}, average_decay=0.8)
@@ -290,6 +290,11 @@ def test_settings_that_cannot_work_leave_nothing_behind(levir, tmp_path, change,
     with pytest.raises(ConfigError, match=said):
         fit(_recipe(levir, tmp_path / "run", **change))
     assert not (tmp_path / "run").exists()
+
+
+def test_one_patch_of_one_coarse_pixel_is_an_error_that_says_what_to_do(levir, tmp_path):
+    with pytest.raises(ConfigError, match="batch of 2 or more"):
+        fit(_recipe(levir, tmp_path / "run", data={"batch_size": 1}))
 
 
 def test_a_folder_that_is_no_run_and_missing_weights_are_refused(tmp_path, trained):
