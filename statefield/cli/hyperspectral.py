@@ -44,6 +44,8 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
     "maps": (bool,),
 }
 
+_DEFAULTS: dict[str, Any] = {"seeds": 3, "block": 16, "window": 1, "device": "cpu", "maps": True}
+
 
 def train(argv: list[str]) -> int:
     """The verb: each classifier on each split with each seed; writes the run folder that the help describes."""
@@ -132,17 +134,16 @@ def _options(argv: list[str]) -> argparse.Namespace:
         help="blocks (default); random-leaky: single pixels at random, as most papers do, whose windows overlap; "
         "official: the publisher's, where the folder has its files. Repeat it for several",
     )
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each, seeds 0, 1, ... (default: %(default)s)")
-    parser.add_argument("--block", type=int, default=16, help="side of a block in pixels (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, help="runs of each, seeds 0, 1, ... (default: 3)")
+    parser.add_argument("--block", type=int, help="side of a block in pixels (default: 16)")
     parser.add_argument(
         "--window",
         type=int,
-        default=1,
         help="split for windows of this side at least (default: the largest of the classifiers); give it where figures "
         "of several runs are compared, since it decides which pixels are used",
     )
     parser.add_argument("--epochs", type=int, help="in place of every net's own number")
-    parser.add_argument("--device", default="cpu", help="of the nets: cpu or cuda (default: %(default)s)")
+    parser.add_argument("--device", help="of the nets: cpu or cuda (default: cpu)")
     parser.add_argument(
         "--jobs",
         type=int,
@@ -152,14 +153,13 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--maps",
         action=argparse.BooleanOptionalAction,
-        default=True,
         help="write the map of the scene by each classifier of seed 0 (default: yes)",
     )
     parser.add_argument("--run", "--output", dest="run", type=Path, required=True, help="folder for the results")
     parser.add_argument("--resume", action="store_true", help="finish the run in the folder, by its own settings")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
     given = parser.parse_args(argv)
-    given.given = [name for name in _SETTINGS if getattr(given, name) != parser.get_default(name)]
+    given.given = [name for name in _SETTINGS if getattr(given, name) is not None]
     if given.config is not None:
         if given.resume:
             raise ConfigError("--resume goes by the run's own config.yaml; leave --config out.")
@@ -172,6 +172,9 @@ def _options(argv: list[str]) -> argparse.Namespace:
         for name, value in _checked(content, given.config).items():
             if name not in given.given:
                 setattr(given, name, value)
+    for name, value in _DEFAULTS.items():
+        if getattr(given, name) is None:
+            setattr(given, name, value)
     if given.seeds < 1 or given.jobs < 1:
         raise ConfigError(f"--seeds {given.seeds} --jobs {given.jobs}: 1 or more are needed of both.")
     if given.epochs is not None and given.epochs < 1:

@@ -12,10 +12,13 @@ import rasterio
 import scipy.io
 import yaml
 
+from statefield.cli import hyperspectral
 from statefield.cli.datasets import table
 from statefield.cli.main import main
 from statefield.datasets.hyperspectral import SCENE_ADAPTERS, published
 from statefield.datasets.readers.raster import opened
+from statefield.tasks.remote_sensing.hyperspectral.contenders import CONTENDERS
+from statefield.tasks.remote_sensing.hyperspectral.splits import SPLIT_NAMES
 
 
 @pytest.fixture
@@ -33,6 +36,7 @@ def salinas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+ROOT = Path(__file__).resolve().parents[2]
 TWO = ("--classifier", "svm", "--classifier", "morpmamba", "--epochs", "2")
 
 
@@ -217,6 +221,21 @@ def test_settings_that_cannot_work_are_told_in_one_paragraph(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes" / "hyperspectral").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_recipe_names_what_there_is(recipe: Path) -> None:
+    options = hyperspectral._options(["--config", str(recipe), "--run", "runs/any", "--seeds", "1"])
+    assert options.layout in SCENE_ADAPTERS and set(options.split) <= set(SPLIT_NAMES)
+    assert set(options.classifier or CONTENDERS) <= set(CONTENDERS)
+    assert options.seeds == 1  # an option beside the recipe replaces its setting
+
+
+def test_an_option_replaces_a_recipes_setting_even_by_the_default(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("seeds: 5\nblock: 20\nmaps: false\n")
+    words = ["--config", str(tmp_path / "recipe.yaml"), "--run", "runs/any"]
+    options = hyperspectral._options([*words, "--seeds", "3", "--maps"])
+    assert (options.seeds, options.block, options.window, options.maps) == (3, 20, 1, True)
+
+
 def test_the_page_lists_every_scene() -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "hyperspectral.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "hyperspectral.md").read_text(encoding="utf-8")
     assert page.split("<!-- scenes -->\n")[1].split("\n<!-- /scenes -->")[0] == table(SCENE_ADAPTERS)
