@@ -48,8 +48,8 @@ class Annotations:
         """True where motion can be measured: frames in order and instances that keep their number."""
         return (
             bool(self.videos)
-            and all("video_id" in image and "frame_id" in image for image in self.images)
-            and all("instance_id" in one for one in self.annotations)
+            and all(_is_finite(image.get("frame_id")) for image in self.images)
+            and all(_is_key(one.get("instance_id")) for one in self.annotations)
         )
 
 
@@ -90,7 +90,7 @@ def read_annotations(path: Path, on_bad: OnBad = "error") -> Annotations:
             raise DataError(f"{path}: {name} has the id {twice[0]!r} twice; ids are unique.")
     videos = {one["id"] for one in lists["videos"]}
     for index, image in enumerate(lists["images"]):
-        if videos and image.get("video_id") not in videos:
+        if videos and (not _is_key(image.get("video_id")) or image["video_id"] not in videos):
             raise DataError(
                 f"{path}: images[{index}] belongs to the video {image.get('video_id')!r}, which is not there."
             )

@@ -67,9 +67,14 @@ def coco_scores(truth: Annotations, detections: Detections, kind: Kind) -> CocoS
 
 
 def indexed_truth(truth: Annotations, annotations: list[Entry]) -> COCO:
-    """pycocotools' object for these annotations of the truth's images and categories."""
+    """pycocotools' object for these annotations of the truth's images and categories.
+
+    They are numbered from 1: pycocotools keeps the ids of matches as floats, in which 0 means that there was none, so
+    that an annotation of id 0 would never be found.
+    """
     indexed = COCO()
-    indexed.dataset = {"images": truth.images, "categories": truth.categories, "annotations": annotations}
+    numbered = [{**one, "id": number} for number, one in enumerate(annotations, start=1)]
+    indexed.dataset = {"images": truth.images, "categories": truth.categories, "annotations": numbered}
     with quiet():
         indexed.createIndex()
     return indexed

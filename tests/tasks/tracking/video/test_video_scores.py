@@ -122,6 +122,21 @@ def test_false_detections_weigh_by_the_share_of_objects_as_in_fgfa(video, tmp_pa
     assert by_coco.per_class["dog"]["fast"] == pytest.approx(4 / 5)
 
 
+@pytest.mark.parametrize("first", [0, "a"])
+def test_annotations_are_found_whatever_their_ids(video, tmp_path, first):
+    truth, path = video
+    truth["annotations"][0]["id"] = first
+    annotations = read_annotations(_write(path, truth))
+    found = read_detections(_write(tmp_path / "d.json", _found(truth)), annotations)
+    assert coco_scores(annotations, found, "bbox").overall["AR100"] == pytest.approx(1.0)
+
+
+def test_frames_without_numbers_are_no_tracks(video):
+    truth, path = video
+    truth["images"][1]["frame_id"] = "second"
+    assert not read_annotations(_write(path, truth)).has_tracks
+
+
 def test_no_detection_at_all_scores_zero(video, tmp_path):
     _, path = video
     evaluation = evaluate_detections(path, [_write(tmp_path / "none.json", [])])
