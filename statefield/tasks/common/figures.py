@@ -181,7 +181,10 @@ def overview(
         line[0].set_ylabel(label, fontsize=10)
     for axes, title in zip(grid[0], columns, strict=True):
         axes.set_title(title, fontsize=10)
-    patches = [Patch(color=colour, label=text) for text, colour in legend.items()]
+    # with an outline, since white is a colour of some legends
+    patches = [
+        Patch(facecolor=colour, edgecolor=_UNTINTED, linewidth=0.5, label=text) for text, colour in legend.items()
+    ]
     inches = 0.5 + 0.075 * max((len(text) for text in legend), default=0)  # of a patch with its text
     ncols = min(8, max(1, int(width * len(columns) / inches)))
     figure.legend(handles=patches, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
