@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
-from statefield.cli.run_output import (
-    HelpFormatter,
-    add_run_flags,
-    case_bar,
-    console_of_errors,
-    print_result,
-    set_threads,
-)
+from statefield.cli.run_output import HelpFormatter, add_run_flags, parser_of_test, run_test, run_training
 from statefield.tasks.common.recipes import parse, recipe_from, recipe_parser
 from statefield.tasks.remote_sensing.change_recipe import ChangeRecipe
 
@@ -48,53 +38,22 @@ def train(argv: list[str]) -> int:
     settings = parse(parser, argv)
     recipe = recipe_from(ChangeRecipe, parser, settings)
 
-    from statefield.cli.training_progress import TrainingBar
     from statefield.tasks.remote_sensing import change_training
 
-    console = console_of_errors()
-    with case_bar(console, "windows") as progress:
-        result = change_training.train(
-            recipe,
-            resume=settings.resume,
-            overwrite=settings.overwrite,
-            callbacks=[TrainingBar(console)],
-            announce=lambda line: console.print(line, highlight=False, markup=False),
-            progress=progress,
-        )
-    if result is None:  # one of several processes: the first one speaks
-        return 0
-    print_result(result)
-    print(f"\nto go on:\n  statefield change predict --run {recipe.run} BEFORE.tif AFTER.tif -o CHANGE.tif")
-    return 0
+    then = f"statefield change predict --run {recipe.run} BEFORE.tif AFTER.tif -o CHANGE.tif"
+    return run_training(change_training.train, recipe, settings, parts="windows", then=then)
 
 
 def test(argv: list[str]) -> int:
     """Score a trained run on one split."""
-    parser = argparse.ArgumentParser(
-        prog="statefield change test",
+    options = parser_of_test(
+        "change",
         description="Score a trained net on a split of its dataset, or of another one with the same classes and bands.",
         epilog=_TEST_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--run", type=Path, required=True, help="the run folder of `statefield change train`")
-    parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="which pairs (default: test)")
-    parser.add_argument("--data", type=Path, help="another dataset's folder; classes and bands must be the same")
-    parser.add_argument("--output", type=Path, help="where results go (default: RUN/test_SPLIT)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
-    options = parser.parse_args(argv)
+        cases="pairs",
+        same="classes and bands",
+    ).parse_args(argv)
 
     from statefield.tasks.remote_sensing import change_training
 
-    set_threads(options.threads)
-    console = console_of_errors()
-    with case_bar(console, "windows") as progress:
-        result = change_training.test(
-            options.run,
-            split=options.split,
-            root=options.data,
-            output=options.output,
-            announce=lambda line: console.print(line, highlight=False, markup=False),
-            progress=progress,
-        )
-    print_result(result)
-    return 0
+    return run_test(change_training.test, options, parts="windows")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,10 @@ from jsonargparse import ArgumentParser, Namespace
 from statefield.cli.run_output import (
     HelpFormatter,
     add_run_flags,
-    case_bar,
     console_of_errors,
-    print_result,
-    set_threads,
+    parser_of_test,
+    run_test,
+    run_training,
 )
 from statefield.errors import ConfigError
 from statefield.tasks.medical.recipe import SegmentationRecipe, given_settings, parse, recipe_from, recipe_parser
@@ -56,58 +55,27 @@ def train(argv: list[str]) -> int:
     planning = "without --config: settings that are not given follow from the dataset (false: they have their defaults)"
     parser.add_argument("--plan", type=bool, default=True, help=planning)
     settings = parse(parser, argv)
-    console = console_of_errors()
-    recipe, keep = _recipe(parser, settings, argv, console)
+    recipe, keep = _recipe(parser, settings, argv, console_of_errors())
 
-    from statefield.cli.training_progress import TrainingBar
     from statefield.tasks.medical import run
 
-    with case_bar(console, "slices") as progress:
-        result = run.train(
-            recipe,
-            resume=settings.resume,
-            overwrite=settings.overwrite,
-            callbacks=[TrainingBar(console), *keep],
-            announce=lambda line: console.print(line, highlight=False, markup=False),
-            progress=progress,
-        )
-    if result is None:  # one of several processes: the first one speaks
-        return 0
-    print_result(result)
-    print(f"\nto go on:\n  statefield medical predict --run {recipe.run} IMAGE --output LABELS")
-    return 0
+    then = f"statefield medical predict --run {recipe.run} IMAGE --output LABELS"
+    return run_training(run.train, recipe, settings, parts="slices", then=then, callbacks=keep)
 
 
 def test(argv: list[str]) -> int:
     """Score a trained run on one split."""
-    parser = argparse.ArgumentParser(
-        prog="statefield medical test",
+    options = parser_of_test(
+        "medical",
         description="Score a trained model on a split of its dataset, or of another one with the same classes.",
         epilog=_TEST_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--run", type=Path, required=True, help="the run folder of `statefield medical train`")
-    parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="which cases (default: test)")
-    parser.add_argument("--data", type=Path, help="another dataset's folder; the classes must be the same")
-    parser.add_argument("--output", type=Path, help="where results go (default: RUN/test_SPLIT)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
-    options = parser.parse_args(argv)
+        cases="cases",
+        same="the classes",
+    ).parse_args(argv)
 
     from statefield.tasks.medical import run
 
-    set_threads(options.threads)
-    console = console_of_errors()
-    with case_bar(console, "slices") as progress:
-        result = run.test(
-            options.run,
-            split=options.split,
-            root=options.data,
-            output=options.output,
-            announce=lambda line: console.print(line, highlight=False, markup=False),
-            progress=progress,
-        )
-    print_result(result)
-    return 0
+    return run_test(run.test, options, parts="slices")
 
 
 def _recipe(

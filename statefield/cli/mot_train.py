@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statefield.cli.run_output import HelpFormatter, add_run_flags, console_of_errors, print_result
+from statefield.cli.run_output import HelpFormatter, add_run_flags, run_training
 from statefield.tasks.common.recipes import parse, recipe_from, recipe_parser
 from statefield.tasks.tracking.motion.recipe import MotionRecipe
 
@@ -30,21 +30,7 @@ def train(argv: list[str]) -> int:
     settings = parse(parser, argv)
     recipe = recipe_from(MotionRecipe, parser, settings)
 
-    from statefield.cli.training_progress import TrainingBar
     from statefield.tasks.tracking.motion import training
 
-    console = console_of_errors()
-    result = training.train(
-        recipe,
-        resume=settings.resume,
-        overwrite=settings.overwrite,
-        callbacks=[TrainingBar(console)],
-        announce=lambda line: console.print(line, highlight=False, markup=False),
-    )
-    if result is None:  # one of several processes: the first one speaks
-        return 0
-    print_result(result)
-    print(
-        f"\nto go on:\n  statefield mot track DETECTIONS --tracker mambatrack --weights {recipe.run} --output results/"
-    )
-    return 0
+    then = f"statefield mot track DETECTIONS --tracker mambatrack --weights {recipe.run} --output results/"
+    return run_training(training.train, recipe, settings, parts=None, then=then)

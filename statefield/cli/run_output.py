@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from statefield.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+
     from statefield.tasks.common.outcome import TestResult
 
 CaseProgress = Callable[[str, int, int], None]
@@ -22,6 +25,78 @@ def add_run_flags(parser: ArgumentParser) -> None:
     flag: dict[str, Any] = {"type": bool, "nargs": "?", "const": True, "default": False}
     parser.add_argument("--resume", help="continue the run folder's last checkpoint, to the same result", **flag)
     parser.add_argument("--overwrite", help="replace the run that is in the run folder", **flag)
+
+
+def run_training(
+    train: Callable[..., TestResult | None],
+    recipe: Any,
+    settings: Namespace,
+    *,
+    parts: str | None,
+    then: str,
+    callbacks: Sequence[Callback] = (),
+) -> int:
+    """A field's `train` with bars and the flags of `add_run_flags`; then what came out, and how to go on.
+
+    parts: what the bar of the test counts, in the plural; None: `train` takes no `progress`. then: the next command.
+    """
+    from statefield.cli.training_progress import TrainingBar
+
+    console = console_of_errors()
+    with case_bar(console, parts or "") as progress:
+        result = train(
+            recipe,
+            resume=settings.resume,
+            overwrite=settings.overwrite,
+            callbacks=[TrainingBar(console), *callbacks],
+            announce=_announcing(console),
+            **({} if parts is None else {"progress": progress}),
+        )
+    if result is not None:  # of several processes the first one speaks
+        print_result(result)
+        print(f"\nto go on:\n  {then}")
+    return 0
+
+
+def parser_of_test(field: str, *, description: str, epilog: str, cases: str, same: str) -> argparse.ArgumentParser:
+    """The options of `statefield FIELD test`.
+
+    cases: what a split holds, in the plural. same: what another dataset must have in common with the run's.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"statefield {field} test",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--run", type=Path, required=True, help=f"the run folder of `statefield {field} train`")
+    splits = ("test", "val", "train")
+    parser.add_argument("--split", choices=splits, default="test", help=f"which {cases} (default: test)")
+    parser.add_argument("--data", type=Path, help=f"another dataset's folder; {same} must be the same")
+    parser.add_argument("--output", type=Path, help="where results go (default: RUN/test_SPLIT)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    return parser
+
+
+def run_test(test: Callable[..., TestResult], options: argparse.Namespace, *, parts: str) -> int:
+    """A field's `test` with a bar over its `parts`, by the options of `parser_of_test`; then what came out."""
+    set_threads(options.threads)
+    console = console_of_errors()
+    with case_bar(console, parts) as progress:
+        result = test(
+            options.run,
+            split=options.split,
+            root=options.data,
+            output=options.output,
+            announce=_announcing(console),
+            progress=progress,
+        )
+    print_result(result)
+    return 0
+
+
+def _announcing(console: Any) -> Callable[[str], None]:
+    return lambda line: console.print(line, highlight=False, markup=False)
 
 
 def set_threads(threads: int | None) -> None:

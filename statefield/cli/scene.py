@@ -11,7 +11,9 @@ from statefield.cli.run_output import (
     add_run_flags,
     case_bar,
     console_of_errors,
-    print_result,
+    parser_of_test,
+    run_test,
+    run_training,
     set_threads,
 )
 from statefield.tasks.common.recipes import parse, recipe_from, recipe_parser
@@ -52,59 +54,26 @@ def train(argv: list[str]) -> int:
     add_run_flags(parser)
     settings = parse(parser, argv)
     recipe = recipe_from(SceneRecipe, parser, settings)
-    console = console_of_errors()
 
-    from statefield.cli.training_progress import TrainingBar
     from statefield.tasks.remote_sensing import scene_run
 
-    with case_bar(console, "scenes") as progress:
-        result = scene_run.train(
-            recipe,
-            resume=settings.resume,
-            overwrite=settings.overwrite,
-            callbacks=[TrainingBar(console)],
-            announce=lambda line: console.print(line, highlight=False, markup=False),
-            progress=progress,
-        )
-    if result is None:  # one of several processes: the first one speaks
-        return 0
-    print_result(result)
-    print(f"\nto go on:\n  statefield scene predict --run {recipe.run} IMAGES --output classes.csv")
-    return 0
+    then = f"statefield scene predict --run {recipe.run} IMAGES --output classes.csv"
+    return run_training(scene_run.train, recipe, settings, parts="scenes", then=then)
 
 
 def test(argv: list[str]) -> int:
     """Score a trained run on one split."""
-    parser = argparse.ArgumentParser(
-        prog="statefield scene test",
+    options = parser_of_test(
+        "scene",
         description="Score a trained classifier on a split of its dataset, or of another one with the same classes.",
         epilog=_TEST_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--run", type=Path, required=True, help="the run folder of `statefield scene train`")
-    parser.add_argument(
-        "--split", choices=("test", "val", "train"), default="test", help="which scenes (default: test)"
-    )
-    parser.add_argument("--data", type=Path, help="another dataset's folder; the classes must be the same")
-    parser.add_argument("--output", type=Path, help="where results go (default: RUN/test_SPLIT)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
-    options = parser.parse_args(argv)
-    set_threads(options.threads)
+        cases="scenes",
+        same="the classes",
+    ).parse_args(argv)
 
     from statefield.tasks.remote_sensing import scene_run
 
-    console = console_of_errors()
-    with case_bar(console, "scenes") as progress:
-        result = scene_run.test(
-            options.run,
-            split=options.split,
-            root=options.data,
-            output=options.output,
-            announce=lambda line: console.print(line, highlight=False, markup=False),
-            progress=progress,
-        )
-    print_result(result)
-    return 0
+    return run_test(scene_run.test, options, parts="scenes")
 
 
 def predict(argv: list[str]) -> int:
