@@ -298,7 +298,7 @@ CONTENDERS.register("cnn3d")(
         window=5,
         preparation=Preparation("none"),
         schedule=Schedule(
-            epochs=12, batch_size=32, lr=1e-3, weight_decay=5e-4, cosine=True, flips=True, validate_every=3
+            epochs=25, batch_size=32, lr=1e-3, weight_decay=5e-4, cosine=True, flips=True, validate_every=5
         ),
     )
 )
