@@ -163,7 +163,8 @@ def _find(words: list[str]) -> tuple[Verb, list[str]]:
 
 def _paragraph(error: StatefieldError) -> str:
     text = f"statefield: {type(error).__name__}: {error}"
-    return "\n".join(textwrap.fill(line, width=110, break_long_words=False) for line in text.splitlines())
+    fill = textwrap.TextWrapper(width=110, break_long_words=False, break_on_hyphens=False).fill  # paths stay whole
+    return "\n".join(fill(line) for line in text.splitlines())
 
 
 def run() -> None:
