@@ -13,6 +13,8 @@ Symbols   N tracks · x, v [N, 4] · P_xx, P_xv, P_vv [N, 4] covariance · Q, R 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,7 +26,7 @@ Array = NDArray[np.float64]
 _TINY = 1e-9
 
 
-class _Kalman:
+class _Kalman(ABC):
     """The four filters of N tracks; a form says what is measured and how noisy it is."""
 
     def __init__(self) -> None:
@@ -34,25 +36,25 @@ class _Kalman:
     def __len__(self) -> int:
         return self.state.shape[1]
 
+    @abstractmethod
     def measured(self, boxes: Boxes) -> Array:
         """What the form measures of boxes, [N, 4]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def as_boxes(self, x: Array) -> Boxes:
         """Boxes of what was measured."""
-        raise NotImplementedError
 
+    @abstractmethod
     def initial_variances(self, z: Array) -> tuple[Array, Array]:
         """P_xx and P_vv of new tracks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def motion_variances(self, x: Array) -> tuple[Array, Array]:
         """Q_x and Q_v, from where tracks were."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measurement_variances(self, x: Array) -> Array:
         """R, from where tracks are expected."""
-        raise NotImplementedError
 
     def start(self, boxes: Boxes) -> None:
         z = self.measured(boxes)
@@ -61,7 +63,7 @@ class _Kalman:
         new[2], new[4] = self.initial_variances(z)
         self.state = np.concatenate((self.state, new), axis=1)
 
-    def restrain(self, coasting: NDArray[np.bool_]) -> None:
+    def restrain(self, coasting: NDArray[np.bool_]) -> None:  # noqa: B027  (a form may have nothing to correct)
         """Correct velocities before a prediction, where a form does."""
 
     def predict(self, coasting: NDArray[np.bool_]) -> Boxes:
