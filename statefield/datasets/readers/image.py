@@ -142,6 +142,15 @@ def num_channels_of(path: str | os.PathLike[str]) -> int:
         return 1 if image.mode in (*_GREY_MODES, "LA") else 3
 
 
+def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height in pixels, from the file's header alone, once what decoding takes was found to fit in memory."""
+    path = Path(path)
+    with _failures_named(path), _header_of(path) as image:
+        width, height = image.size
+        require_memory(path, width * height * 4 * max(1, len(image.getbands())), f"{height} x {width} pixels")
+        return width, height
+
+
 def meta_of(path: str | os.PathLike[str], *, case: str) -> Meta:
     """The meta of a picture: no spacing is known, so 1.0 stands for a pixel."""
     return {
