@@ -53,6 +53,27 @@ def race(contenders: Mapping[str, Callable[[], object]], *, seconds: float, roun
     return {name: statistics.median(times) for name, times in samples.items()}
 
 
+def in_turns(contenders: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
+    """Each contender's time in seconds in each round, after one round that is not measured.
+
+    A round runs every contender once, one after the other: for calls of seconds, where the machine is another one a
+    minute later and only neighbours can be compared (`median_ratio`).
+    """
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for done in range(rounds + 1):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            if done:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def median_ratio(times: Mapping[str, list[float]], over: str, under: str) -> float:
+    """The median over the rounds of `in_turns` of one contender's time divided by another's."""
+    return statistics.median(a / b for a, b in zip(times[over], times[under], strict=True))
+
+
 def roof_contenders(elements: int, exponentials: int) -> dict[str, Callable[[], object]]:
     """What measures the roofs, to be raced beside the kernels: see `roofs`. Sizes are those of the kernels' tensors."""
     source, target = torch.rand(elements), torch.empty(elements).fill_(0)

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from statefield.backbones import BACKBONES
-from statefield.bench.backbones import CONTROL_FAMILY, FAMILIES, AtSide, ControlRow, against_reference, controls
+from statefield.bench.backbones import CONTROL_FAMILY, FAMILIES, against_reference, controls
 from statefield.bench.backbones import long_image as long
 from statefield.bench.backbones.long_image import LongImageRow
 from statefield.bench.backbones.models import build, image
 from statefield.bench.memory import extra_mib, extra_mib_of_each
+from statefield.bench.timing import in_turns, median_ratio
 from statefield.kernels import native
 
 
@@ -22,18 +23,23 @@ def test_every_family_is_measured_by_models_of_its_own():
         assert BACKBONES[family.like_swin_tiny].family == BACKBONES[family.smallest].family == name
 
 
-def _maps(family: str, ms: float) -> ControlRow:
-    at = {side: AtSide(ms, 1e3 / ms, None, None) for side in ("224", "512", "1024")}
-    return ControlRow(family, family, False, 1, at)
+def _seconds(ours: float, swin: float, convnext: float) -> dict[int, dict[str, list[float]]]:
+    return {side: {"Spatial-Mamba": [ours], "Swin-T": [swin], "ConvNeXt-T": [convnext]} for side in (512, 1024)}
 
 
 def test_spatial_mambas_goals_are_met_at_the_limit_and_missed_beyond_it():
     """Twice as fast as a Swin-T of 400 ms; 200 ms are 1.25 times ConvNeXt-T's 160 and 2 times 100."""
-    rows = {"Spatial-Mamba": _maps("Spatial-Mamba", 200.0), "Swin-T": _maps("Swin-T", 400.0)}
-    goals = controls._goals(rows | {"ConvNeXt-T": _maps("ConvNeXt-T", 160.0)})
+    goals = controls._goals(_seconds(0.2, 0.4, 0.16))
     assert [(goal.measured, goal.met) for goal in goals] == [(2.0, True), (2.0, True), (1.25, True)]
-    goals = controls._goals(rows | {"Swin-T": _maps("Swin-T", 199.0), "ConvNeXt-T": _maps("ConvNeXt-T", 100.0)})
+    goals = controls._goals(_seconds(0.2, 0.199, 0.1))
     assert [goal.met for goal in goals] == [False, False, False]
+
+
+def test_neighbours_are_compared_so_that_a_machine_that_slows_down_changes_no_ratio():
+    assert median_ratio({"a": [1.0, 2.0, 9.0], "b": [2.0, 4.0, 6.0]}, "b", "a") == 2.0
+    calls = []
+    times = in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
+    assert calls == ["a", "b"] * 3 and [len(taken) for taken in times.values()] == [2, 2]
 
 
 def test_vims_goals_are_of_time_and_of_peak_memory_with_the_weights():
@@ -43,7 +49,7 @@ def test_vims_goals_are_of_time_and_of_peak_memory_with_the_weights():
         "fused": LongImageRow("deit", "fused", 8, 25.0, 22.0, 10.0, 32.0),
         "materialised": LongImageRow("deit", "materialised", 8, 30.0, 22.0, 278.0, 300.0),
     }
-    found = [(goal.measured, goal.met) for goal in long._goals(rows, 8)]
+    found = [(goal.measured, goal.met) for goal in long._goals(rows, {"fused": 2.5, "materialised": 3.0}, 8)]
     assert found == [(2.5, False), (3.0, True), (pytest.approx(90.0), True)]
 
 

@@ -59,7 +59,7 @@ def run_backbones_benchmark(*, quick: bool = False) -> BackbonesReport:
     families = QUICK_FAMILIES if quick else tuple(FAMILIES)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     reference_rows, goals = against_reference.measure(families, 64 if quick else 512, 0.05 if quick else 3.0)
-    long_rows, more = long_image.measure(64 if quick else 1248, 0.05 if quick else 20.0, 1 if quick else 3)
+    long_rows, more = long_image.measure(64 if quick else 1248, 1 if quick else 5)
     sides = (64,) if quick else (224, 512, 1024)
     control_rows, most = controls.measure(families, sides, 0.1 if quick else 20.0, 1 if quick else 3)
     return BackbonesReport(
