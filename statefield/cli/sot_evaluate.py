@@ -119,7 +119,7 @@ def _evaluations(
 ) -> list[Evaluation]:
     from statefield.datasets.tracking.single_object import find_sequences
     from statefield.datasets.tracking.single_object_results import find_trackers
-    from statefield.datasets.tracking.vot import find_vot_sequences, find_vot_trackers, is_vot
+    from statefield.datasets.tracking.vot import boxes_of_regions, find_vot_sequences, find_vot_trackers, is_vot
     from statefield.tasks.tracking.sot.evaluation import evaluate_one_pass
     from statefield.tasks.tracking.sot.protocols import VOT_PROTOCOLS, protocol_named
     from statefield.tasks.tracking.sot.vot import RESET_YEARS
@@ -151,8 +151,6 @@ def _evaluations(
     if arguments.eao_interval:
         raise ConfigError("--eao-interval belongs to VOT's protocols, such as --protocol vot2018.")
     if is_vot(arguments.gt):
-        from statefield.tasks.tracking.sot.evaluation import boxes_of_regions
-
         sequences = boxes_of_regions(find_vot_sequences(arguments.gt, names))
     else:
         layout, sequences = find_sequences(arguments.gt, names)

@@ -7,6 +7,7 @@ JSON file as pysot keeps it (SEQ -> gt_rect, width, height, and a list of flags 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from PIL import Image, UnidentifiedImageError
 
 from statefield.datasets.readers.limits import require_memory
 from statefield.datasets.tracking.number_rows import read_flags, text_lines
-from statefield.datasets.tracking.regions import Region, Special, read_regions, region_of
+from statefield.datasets.tracking.regions import Region, Special, bounding_box, read_regions, region_of
+from statefield.datasets.tracking.single_object import ObjectSequence
 from statefield.datasets.tracking.single_object_results import TrackerResults
 from statefield.errors import ConfigError, DataError, DatasetLayoutError
 
@@ -107,6 +109,20 @@ def find_vot_trackers(folders: list[Path], sequences: list[VotSequence], anchore
     if twice:
         raise ConfigError(f"two result folders are called {twice[0]!r}; rename one, since tables call trackers by it.")
     return trackers
+
+
+def boxes_of_regions(sequences: Sequence[VotSequence]) -> list[ObjectSequence]:
+    """VOT's regions as the upright boxes around them, for one-pass protocols."""
+    return [
+        ObjectSequence(
+            one.name,
+            np.stack([bounding_box(region) for region in one.regions]),
+            one.path,
+            attributes=tuple(tag for tag, flags in one.tags.items() if flags.any()),
+            image_size=one.image_size,
+        )
+        for one in sequences
+    ]
 
 
 def _tracker_files(folder: Path, sequences: list[VotSequence], anchored: bool) -> dict[str, tuple[Path, ...]]:

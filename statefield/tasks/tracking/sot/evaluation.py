@@ -9,10 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from statefield.datasets.tracking.regions import bounding_box
 from statefield.datasets.tracking.single_object import ObjectSequence
 from statefield.datasets.tracking.single_object_results import Corners, TrackerResults, read_boxes
-from statefield.datasets.tracking.vot import VotSequence
 from statefield.errors import DataError, DatasetLayoutError
 from statefield.tasks.tracking.score_plots import CurvePlot
 from statefield.tasks.tracking.score_tables import ScoreTable
@@ -181,20 +179,6 @@ def evaluate_one_pass(
             scored[protocol_name][tracker_name][sequence.name] = value
     require_some(kept, left_out)
     return [_evaluation(protocol, kept, scored[protocol.name], left_out) for protocol in protocols]
-
-
-def boxes_of_regions(sequences: Sequence[VotSequence]) -> list[ObjectSequence]:
-    """VOT's regions as the upright boxes around them, for one-pass protocols."""
-    return [
-        ObjectSequence(
-            one.name,
-            np.stack([bounding_box(region) for region in one.regions]),
-            one.path,
-            attributes=tuple(tag for tag, flags in one.tags.items() if flags.any()),
-            image_size=one.image_size,
-        )
-        for one in sequences
-    ]
 
 
 def complete(sequences: Sequence[Any], trackers: Sequence[TrackerResults], on_bad: OnBad) -> dict[str, str]:
