@@ -28,14 +28,14 @@ from statefield.tasks.common.parallel import rank
 
 log = logging.getLogger(__name__)
 _SHARDED_PART = 1_000_000
-Schedule = Literal["cosine", "poly", "constant"]
+Schedule = Literal["cosine", "poly", "constant", "step"]
 
 
 def rate_factor(step: int, *, total: int, warmup: int, schedule: Schedule, floor: float = 0.01) -> float:
     """The share of the learning rate at optimiser step `step` (0-based) of `total`.
 
     Linear from 1/warmup to 1 over the first `warmup` steps, then down: "cosine" to `floor`, "poly" as
-    `(1 - progress) ** 0.9` and never below `floor`, or "constant".
+    `(1 - progress) ** 0.9` and never below `floor`, "constant", or "step", a tenth from half of the way on.
 
     >>> [round(rate_factor(s, total=10, warmup=2, schedule="cosine"), 3) for s in (0, 1, 2, 6, 9)]
     [0.5, 1.0, 1.0, 0.505, 0.048]
@@ -45,6 +45,8 @@ def rate_factor(step: int, *, total: int, warmup: int, schedule: Schedule, floor
     progress = min((step - warmup) / max(total - warmup, 1), 1.0)
     if schedule == "constant":
         return 1.0
+    if schedule == "step":
+        return 1.0 if progress < 0.5 else 0.1
     if schedule == "poly":
         return max((1 - progress) ** 0.9, floor)
     return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
@@ -109,6 +111,10 @@ class DensePredictionTask(LightningModule):
     def batch_loss(self, batch: Any) -> Tensor:
         """The scalar loss of one batch."""
         raise NotImplementedError
+
+    def rate_share(self, name: str) -> float:
+        """The share of the learning rate that the net's parameter `name` has."""
+        return 1.0
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         loss = self.batch_loss(batch)
@@ -246,16 +252,26 @@ class DensePredictionTask(LightningModule):
     def configure_optimizers(self) -> Any:
         declared = getattr(self.net, "no_weight_decay", None)
         exempt: set[str] = declared() if callable(declared) else set()
-        decayed: list[nn.Parameter] = []
-        plain: list[nn.Parameter] = []
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}  # by share of the rate, and whether there is decay
         for name, parameter in self.net.named_parameters():
             if parameter.requires_grad:
-                (plain if parameter.ndim <= 1 or name in exempt else decayed).append(parameter)
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+                decays = parameter.ndim > 1 and name not in exempt
+                groups.setdefault((self.rate_share(name), decays), []).append(parameter)
         # The fused step takes a fifth of the time on CPU (6 against 29 ms for 4 M parameters on one core), but in mixed
         # precision Lightning will not clip gradients for it.
         fused = self.trainer.precision == "32-true"
-        optimizer = AdamW([group for group in groups if group["params"]], lr=self.lr, fused=fused)
+        optimizer = AdamW(
+            [
+                {
+                    "params": parameters,
+                    "lr": share * self.lr,
+                    "weight_decay": self.weight_decay if decays else 0.0,
+                }
+                for (share, decays), parameters in sorted(groups.items(), key=lambda group: group[0], reverse=True)
+            ],  # the full rate first, as `current_rate` tells the first group's
+            lr=self.lr,
+            fused=fused,
+        )
         scheduler = LambdaLR(
             optimizer,
             lambda step: rate_factor(step, total=self.total_steps, warmup=self.warmup_steps, schedule=self.schedule),
