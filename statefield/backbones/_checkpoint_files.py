@@ -20,8 +20,8 @@ from torch import Tensor
 from statefield.errors import CheckpointError
 
 # Dicts of weights in a file, in the order of preference: the weights as trained, then averages over the training. The
-# last two are timm's and OpenMMLab's averages.
-CONTAINERS = ("model", "state_dict", "model_ema", "state_dict_ema", "ema_state_dict")
+# next two are timm's and OpenMMLab's averages. Trackers of the pytracking family say "net".
+CONTAINERS = ("model", "state_dict", "model_ema", "state_dict_ema", "ema_state_dict", "net")
 MAX_HEADER_BYTES = 16 * 2**20  # a thousand tensors take about 100 kB
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
 # How toolboxes store an encoder beside its heads: detectron2's wrapper of plain backbones, and OpenMMLab.
@@ -52,7 +52,10 @@ class _InertObject:
 # Training scripts store their settings and scores beside the weights. The unpickler may meet these names and no others;
 # each becomes an inert stand-in, so no code of theirs runs and none of them needs to be installed.
 _STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    *((_InertMapping, name) for name in ("yacs.config.CfgNode", "mmengine.config.config.ConfigDict")),
+    *(
+        (_InertMapping, name)
+        for name in ("yacs.config.CfgNode", "mmengine.config.config.ConfigDict", "easydict.EasyDict")
+    ),
     *(
         (_InertObject, name)
         for name in (
@@ -66,6 +69,10 @@ _STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
             "numpy._core.multiarray._reconstruct",
             "numpy.ndarray",
             "numpy.dtype",
+            "lib.train.admin.settings.Settings",  # trackers of the pytracking family: settings and means of losses
+            "lib.train.admin.local.EnvironmentSettings",
+            "lib.train.admin.stats.AverageMeter",
+            "lib.train.admin.stats.StatValue",
         )
     ),
 ]
@@ -88,12 +95,13 @@ class Checkpoint:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def read_checkpoint(path: str | os.PathLike[str], container: str | None = None) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], container: str | None = None, *, whole: bool = False) -> Checkpoint:
     """The tensors of a .safetensors or PyTorch file, on the CPU, without running code from it.
 
     Args:
         container: the dict of a PyTorch file to read; by default the first of `CONTAINERS` that is there, or the
             whole file where it is a plain state dict.
+        whole: the file is of a whole net: what stands beside a backbone belongs to it, and names stay as they are.
 
     Raises:
         CheckpointError: no such file; truncated; more than weights in it; no tensors in it.
@@ -106,7 +114,8 @@ def read_checkpoint(path: str | os.PathLike[str], container: str | None = None) 
         return Checkpoint(entries, metadata=metadata)
     tensors, found = _unwrap(_read_pickle(path), container, path)
     counts = tuple(name for name, value in tensors.items() if _BOOKKEEPING.search(name) and value.numel() == 1)
-    entries, others = _backbone_alone(_strip_wrappers({k: v for k, v in tensors.items() if k not in counts}))
+    plain = _strip_wrappers({k: v for k, v in tensors.items() if k not in counts})
+    entries, others = (plain, ()) if whole else _backbone_alone(plain)
     ignored = {reason: names for reason, names in ((OTHER_PARTS, others), (BOOKKEEPING, counts)) if names}
     return Checkpoint(entries, found, ignored)
 

@@ -18,8 +18,8 @@ def convert(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="statefield convert",
         description="Load an official checkpoint strictly into one of our backbones, or into a whole net of "
-        "ChangeMamba or RSMamba, and write it as safetensors. No code from the file is run, and a file that does not "
-        "fit entry by entry is refused.",
+        "ChangeMamba, RSMamba or MambaEVT, and write it as safetensors. No code from the file is run, and a file that "
+        "does not fit entry by entry is refused.",
     )
     parser.add_argument("source", metavar="IN", help="a checkpoint of the authors' (.pth, .pt, .ckpt) or of ours")
     parser.add_argument("target", metavar="OUT.safetensors", help="the file to write")
@@ -27,7 +27,8 @@ def convert(argv: list[str]) -> int:
         "--model",
         required=True,
         metavar="NAME",
-        help="what it belongs to: a backbone (statefield models), or mamba_bcd, mamba_scd, mamba_bda, rsmamba",
+        help="what it belongs to: a backbone (statefield models), or mamba_bcd, mamba_scd, mamba_bda, rsmamba or "
+        "mamba_evt",
     )
     parser.add_argument(
         "--container", metavar="KEY", help="the dict of the file to read, such as model_ema (default: model, if any)"
@@ -64,13 +65,16 @@ def _conversion_of(name: str) -> Callable[..., LoadReport]:
     from statefield.backbones.conversion import convert_checkpoint
     from statefield.tasks.remote_sensing.nets.checkpoints import CHANGE_MAMBAS, convert_change_net
     from statefield.tasks.remote_sensing.nets.scene_checkpoints import RSMAMBA, convert_rsmamba
+    from statefield.tasks.tracking.nets.mamba_evt_checkpoints import MAMBA_EVT, convert_mamba_evt
 
     if name in CHANGE_MAMBAS:
         return convert_change_net
     if name == RSMAMBA:
         return convert_rsmamba
+    if name == MAMBA_EVT:
+        return convert_mamba_evt
     if name not in BACKBONES:
-        raise UnknownName.among("model", name, [*BACKBONES, *CHANGE_MAMBAS, RSMAMBA])
+        raise UnknownName.among("model", name, [*BACKBONES, *CHANGE_MAMBAS, RSMAMBA, MAMBA_EVT])
     return convert_checkpoint
 
 
