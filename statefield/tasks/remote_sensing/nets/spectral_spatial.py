@@ -146,10 +146,12 @@ class SpectralSpatialCNN(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
+        self.to(memory_format=torch.channels_last_3d)  # a step of training takes half the time on a CPU
 
     def forward(self, x: Tensor) -> Tensor:
         _require_windows(self, x)
-        return self.head(self.features(x.permute(0, 2, 3, 1).unsqueeze(1)).flatten(1))
+        volumes = x.permute(0, 2, 3, 1).unsqueeze(1).contiguous(memory_format=torch.channels_last_3d)
+        return self.head(self.features(volumes).flatten(1))
 
 
 def _conv(channels: int, out: int, kernel: tuple[int, int, int], stride: int = 1) -> nn.Conv3d:
