@@ -19,7 +19,6 @@ status 2; anything else that escapes is a bug and shows its traceback.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -37,6 +36,8 @@ class UnknownName(StatefieldError, LookupError):
     @classmethod
     def among(cls, kind: str, name: str, known: Iterable[str]) -> UnknownName:
         """The error for `name`, with the nearest of the `known` names as a suggestion."""
+        import difflib  # only who errs waits for it
+
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         hint = (

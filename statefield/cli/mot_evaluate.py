@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from statefield.datasets.tracking.multi_object import BENCHMARKS
 from statefield.errors import ConfigError
-from statefield.files import write_json, write_text
 
 if TYPE_CHECKING:
     from statefield.tasks.tracking.mot_evaluation.evaluate import MotEvaluation
@@ -56,6 +54,8 @@ def evaluate(argv: list[str]) -> int:
         )
     _print(evaluation, details=arguments.details)
     if arguments.output is not None:
+        import shlex
+
         command = shlex.join(["statefield", "mot", "evaluate", *argv])
         _write(arguments.output, evaluation, command)
         if arguments.draw is not None:
@@ -179,6 +179,7 @@ def _print(evaluation: MotEvaluation, *, details: bool) -> None:
 
 
 def _write(folder: Path, evaluation: MotEvaluation, command: str) -> None:
+    from statefield.files import write_json, write_text
     from statefield.tasks.tracking.mot_evaluation.score_views import as_json, curve_plots, score_tables
     from statefield.tasks.tracking.mot_evaluation.trackeval_files import write_trackeval_files
     from statefield.tasks.tracking.score_plots import save_plots

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,6 +112,9 @@ def screen_table(table: ScoreTable, width: int | None = None) -> Any:
 
 def csv_text(tables: Sequence[ScoreTable]) -> str:
     """One row for each number: table, row, score, value with all its digits (empty where there is none)."""
+    import csv  # here, for those who want a table on screen alone
+    import io
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["table", "row", "score", "value"])

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from statefield.tasks.tracking.mot_evaluation.overlaps import Floats, Frames, Integers, Mask, Overlaps
 
@@ -50,7 +49,9 @@ def best_assignment(weights: Floats) -> tuple[Integers, Integers]:
     return _solver()(-weights)
 
 
-def matched_pairs(pairs: Overlaps, weights: Floats, gt_frames: Frames, tracker_frames: Frames) -> Mask:
+def matched_pairs(
+    pairs: Overlaps, weights: Floats, gt_frames: Frames, tracker_frames: Frames, *, asked: Mask | None = None
+) -> Mask:
     """bool [E], the pairs of the matching with the largest total weight in every frame.
 
     Args:
@@ -58,36 +59,33 @@ def matched_pairs(pairs: Overlaps, weights: Floats, gt_frames: Frames, tracker_f
         weights: float64 [E], above 0.
         gt_frames: where each frame's ground-truth boxes are.
         tracker_frames: where each frame's tracker boxes are.
+        asked: bool [E], which pairs somebody wants to know of, with them all that share a box with one of them; of the
+            others anything may be said. Default: all.
     """
+    num_gt, num_tracker = int(gt_frames.first[-1]), int(tracker_frames.first[-1])
     matched = np.zeros(len(pairs), bool)
-    left = np.arange(len(pairs))
-    by_tracker = np.argsort(pairs.tracker, kind="stable")
+    left = np.arange(len(pairs)) if asked is None else np.flatnonzero(asked)
     while len(left):
-        weight = weights[left]
-        order = np.argsort(pairs.tracker[left], kind="stable") if len(left) < len(pairs) else by_tracker
-        other_of_gt = _best_other(pairs.gt[left], weight)
-        other_of_tracker = np.empty_like(weight)
-        other_of_tracker[order] = _best_other(pairs.tracker[left][order], weight[order])
+        gt, tracker, weight = pairs.gt.take(left), pairs.tracker.take(left), weights.take(left)
+        other_of_gt = _best_other(gt, weight, num_gt)
+        other_of_tracker = _best_other(tracker, weight, num_tracker)
         certain = weight > other_of_gt + other_of_tracker + _MARGIN
         if not certain.any():
             # what exchanging a pair for another of its row, and for another of its column, gains at the least
-            gain_in_row = _best_other(pairs.gt[left], np.maximum(weight - other_of_tracker, 0.0))
-            gain_in_column = np.empty_like(weight)
-            net = np.maximum(weight - other_of_gt, 0.0)
-            gain_in_column[order] = _best_other(pairs.tracker[left][order], net[order])
+            gain_in_row = _best_other(gt, np.maximum(weight - other_of_tracker, 0.0), num_gt)
+            gain_in_column = _best_other(tracker, np.maximum(weight - other_of_gt, 0.0), num_tracker)
             kept = weight + _MARGIN >= gain_in_row + gain_in_column
             if kept.all():
                 break
-            left = left[kept]
+            left = left.compress(kept)
             continue
-        matched[left[certain]] = True
-        gone_gt = np.zeros(int(gt_frames.first[-1]), bool)
-        gone_tracker = np.zeros(int(tracker_frames.first[-1]), bool)
-        gone_gt[pairs.gt[left[certain]]] = True
-        gone_tracker[pairs.tracker[left[certain]]] = True
-        left = left[~(gone_gt[pairs.gt[left]] | gone_tracker[pairs.tracker[left]])]
+        matched[left.compress(certain)] = True
+        gone_gt, gone_tracker = np.zeros(num_gt, bool), np.zeros(num_tracker, bool)
+        gone_gt[gt.compress(certain)] = True
+        gone_tracker[tracker.compress(certain)] = True
+        left = left.compress(~(gone_gt.take(gt) | gone_tracker.take(tracker)))
     left = _settle_two_by_two(pairs, weights, left, matched)
-    frames_left = pairs.frame[left]  # sorted
+    frames_left = pairs.frame.take(left)  # sorted
     unsettled = frames_left[np.diff(frames_left, prepend=-1) > 0]
     first = np.searchsorted(pairs.frame, unsettled)
     last = np.searchsorted(pairs.frame, unsettled, side="right")
@@ -136,14 +134,18 @@ def assigned(
     return chosen[row] == column
 
 
-def _best_other(group: NDArray[np.int64], weight: Floats) -> Floats:
-    """For each entry, the largest weight of another entry of its group (0 where there is none); `group` is sorted."""
-    starts = np.flatnonzero(np.diff(group, prepend=-1))
-    sizes = np.diff(starts, append=len(group))
-    best = np.maximum.reduceat(weight, starts)
-    spread_best = np.repeat(best, sizes)
-    is_best = weight == spread_best
-    second = np.maximum.reduceat(np.where(is_best, 0.0, weight), starts)
-    ties = np.add.reduceat(is_best, starts, dtype=np.int64) > 1
-    second[ties] = best[ties]
-    return np.where(is_best, np.repeat(second, sizes), spread_best)
+def _best_other(group: Integers, weight: Floats, num_groups: int) -> Floats:
+    """For each entry, the largest weight of another entry of its group, 0 where there is none."""
+    best = np.zeros(num_groups)
+    np.maximum.at(best, group, weight)
+    best_of_group = best.take(group)
+    is_best = weight == best_of_group
+    best_at, rest = np.flatnonzero(is_best), np.flatnonzero(~is_best)
+    group_of_best = group.take(best_at)
+    second = np.zeros(num_groups)
+    np.maximum.at(second, group.take(rest), weight.take(rest))
+    if len(best_at) > 1:
+        is_tied = np.bincount(group_of_best, minlength=num_groups) > 1
+        np.copyto(second, best, where=is_tied)
+    best_of_group[best_at] = second.take(group_of_best)
+    return best_of_group

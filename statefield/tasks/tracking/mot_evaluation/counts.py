@@ -53,5 +53,5 @@ class CountState:
 def observe_counts(sequence: MotSequence) -> CountState:
     """The state of one sequence."""
     return CountState(
-        len(sequence.tracker), len(sequence.gt), sequence.num_tracker_ids, sequence.num_gt_ids, sequence.num_frames
+        sequence.num_tracker, sequence.num_gt, sequence.num_tracker_ids, sequence.num_gt_ids, sequence.num_frames
     )

@@ -27,6 +27,7 @@ from statefield.tasks.tracking.mot_evaluation.protocols import evaluated_classes
 from statefield.tasks.tracking.mot_evaluation.sequence import MotSequence
 from statefield.tasks.tracking.mot_evaluation.track_map import TrackMapState, observe_track_map
 from statefield.tasks.tracking.mot_evaluation.vace import VaceState, observe_vace
+from statefield.tasks.tracking.mot_evaluation.workers import in_threads
 
 
 class State(Protocol):
@@ -165,17 +166,38 @@ def evaluate_mot(
     evaluation.trackers = [
         TrackerScores(name, {each: {} for each in scored}, files) for name, files in trackers.items()
     ]
-    for sequence in truth.sequences:
-        reader = _Reader(truth, sequence, on_bad, evaluation.notes)
-        for tracker in evaluation.trackers:
-            for class_name in scored:
-                ready = reader.ready(tracker.files[sequence.name], class_name)
-                tracker.states[class_name][sequence.name] = {
-                    metric: METRICS[metric].observe(ready) for metric in chosen
-                }
-            if on_sequence is not None:
-                on_sequence(f"{tracker.name}, {sequence.name}")
+
+    def score(sequence: SequenceFiles) -> _SequenceScores:
+        return _scores_of(sequence, evaluation, on_bad, on_sequence)
+
+    for sequence, (states, notes) in zip(truth.sequences, in_threads(score, truth.sequences, _size), strict=True):
+        evaluation.notes += notes
+        for tracker, class_name, of_metric in states:
+            tracker.states[class_name][sequence.name] = of_metric
     return evaluation
+
+
+_SequenceScores = tuple[list[tuple[TrackerScores, str, dict[str, State]]], list[str]]
+
+
+def _scores_of(
+    sequence: SequenceFiles, evaluation: MotEvaluation, on_bad: OnBad, on_sequence: Callable[[str], None] | None
+) -> _SequenceScores:
+    """Every tracker's states of one sequence, by class, and the notes on it."""
+    states: list[tuple[TrackerScores, str, dict[str, State]]] = []
+    notes: list[str] = []
+    reader = _Reader(evaluation.ground_truth, sequence, on_bad, notes)
+    for tracker in evaluation.trackers:
+        for class_name in evaluation.classes:
+            ready = reader.ready(tracker.files[sequence.name], class_name)
+            states.append((tracker, class_name, {name: METRICS[name].observe(ready) for name in evaluation.metrics}))
+        if on_sequence is not None:
+            on_sequence(f"{tracker.name}, {sequence.name}")
+    return states, notes
+
+
+def _size(sequence: SequenceFiles) -> int:
+    return sequence.ground_truth.stat().st_size
 
 
 def read_sequence(

@@ -82,21 +82,24 @@ def observe_hota(sequence: MotSequence) -> HotaState:
     matching has the largest sum of alignment times IoU, one for all thresholds; at a threshold, its pairs with at least
     that IoU count.
     """
-    num_gt, num_tracker = len(sequence.gt), len(sequence.tracker)
+    num_gt, num_tracker = sequence.num_gt, sequence.num_tracker
     pairs = sequence.pairs
     if not len(pairs):
         nothing = np.zeros(len(ALPHAS))
         return HotaState(nothing, nothing + num_gt, nothing + num_tracker, nothing, nothing, nothing, nothing)
     tracks = sequence.track_pairs
-    totals = _sums_of_row(sequence, by="tracker")[pairs.tracker] + _sums_of_row(sequence, by="gt")[pairs.gt] - pairs.iou
+    totals = _sums_of_row(sequence, by="tracker").take(pairs.tracker)
+    totals += _sums_of_row(sequence, by="gt").take(pairs.gt)
+    totals -= pairs.iou
     shares = np.divide(pairs.iou, totals, out=np.zeros(len(pairs)), where=totals > EPS)
     overlap = tracks.sums(shares)
-    gt_length = sequence.gt_lengths[tracks.gt].astype(np.float64)
-    tracker_length = sequence.tracker_lengths[tracks.tracker].astype(np.float64)
+    gt_length = sequence.gt_lengths.take(tracks.gt).astype(np.float64)
+    tracker_length = sequence.tracker_lengths.take(tracks.tracker).astype(np.float64)
     alignment = overlap / (gt_length + tracker_length - overlap)
-    matched = matched_pairs(pairs, alignment[tracks.number] * pairs.iou, sequence.gt_frames, sequence.tracker_frames)
+    weights = alignment.take(tracks.number) * pairs.iou
+    matched = np.flatnonzero(matched_pairs(pairs, weights, sequence.gt_frames, sequence.tracker_frames))
 
-    iou, track_pair = pairs.iou[matched], tracks.number[matched]
+    iou, track_pair = pairs.iou.take(matched), tracks.number.take(matched)
     reached = np.searchsorted(_LIMITS, iou, side="right")  # the number of thresholds that a pair meets
     num_levels = len(ALPHAS) + 1
     by_level = np.bincount(reached, minlength=num_levels)
@@ -135,29 +138,29 @@ def _sums_of_row(sequence: MotSequence, *, by: str) -> Floats:
     pairs = sequence.pairs
     if by == "gt":
         own, other, other_frames = pairs.gt, pairs.tracker, sequence.tracker_frames
-        num_own = len(sequence.gt)
-        in_row = np.ones(len(pairs), bool)
+        num_own = sequence.num_gt
+        length = other_frames.counts
     else:
         own, other, other_frames = pairs.tracker, pairs.gt, sequence.gt_frames
-        num_own = len(sequence.tracker)
-        in_row = sequence.tracker_frames.counts[pairs.frame] == 1
-    length = other_frames.counts[pairs.frame]
-    place = other - other_frames.first[pairs.frame]
-    in_eights = in_row & (place < length - length % 8)
+        num_own = sequence.num_tracker
+        length = np.where(sequence.tracker_frames.counts == 1, other_frames.counts, 0)
+    first = other_frames.first[:-1]
+    is_in_eights = other < (first + length - length % 8).take(pairs.frame)
+    eights, rest = np.flatnonzero(is_in_eights), np.flatnonzero(~is_in_eights)
     sums = np.zeros(num_own)
-    if in_eights.any():
-        partial = np.bincount(own[in_eights] * 8 + place[in_eights] % 8, pairs.iou[in_eights], minlength=num_own * 8)
-        r = partial.reshape(num_own, 8)
-        sums = ((r[:, 0] + r[:, 1]) + (r[:, 2] + r[:, 3])) + ((r[:, 4] + r[:, 5]) + (r[:, 6] + r[:, 7]))
-    np.add.at(sums, own[~in_eights], pairs.iou[~in_eights])
-    long = pairs.frame[in_row & (length > 128)]  # such rows are halved first
-    for frame in long[np.diff(long, prepend=-1) > 0]:
+    if len(eights):
+        place = (other.take(eights) - first.take(pairs.frame.take(eights))) % 8
+        partial = np.bincount(own.take(eights) * 8 + place, pairs.iou.take(eights), minlength=num_own * 8)
+        r = partial.reshape(num_own, 8).T
+        sums = ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]))
+    np.add.at(sums, own.take(rest), pairs.iou.take(rest))
+    for frame in np.flatnonzero(length > 128):  # such rows are halved first
         start, stop = np.searchsorted(pairs.frame, (frame, frame + 1))
-        first = sequence.gt_frames.first[frame], sequence.tracker_frames.first[frame]
+        gt_first, tracker_first = sequence.gt_frames.first[frame], sequence.tracker_frames.first[frame]
         matrix = np.zeros((sequence.gt_frames.counts[frame], sequence.tracker_frames.counts[frame]))
-        matrix[pairs.gt[start:stop] - first[0], pairs.tracker[start:stop] - first[1]] = pairs.iou[start:stop]
+        matrix[pairs.gt[start:stop] - gt_first, pairs.tracker[start:stop] - tracker_first] = pairs.iou[start:stop]
         if by == "gt":
-            sums[first[0] : first[0] + len(matrix)] = matrix.sum(1)
+            sums[gt_first : gt_first + len(matrix)] = matrix.sum(1)
         else:
-            sums[first[1]] = matrix.sum(0)[0]
+            sums[tracker_first] = matrix.sum(0)[0]
     return sums

@@ -56,7 +56,7 @@ def observe_identity(sequence: MotSequence) -> IdentityState:
     twice the frames in which matched tracks overlap by 0.5 or more: the matching with most of those is the same, on a
     matrix of tracks by tracks. Of several such matchings any has the same counts.
     """
-    num_gt, num_tracker = len(sequence.gt), len(sequence.tracker)
+    num_gt, num_tracker = sequence.num_gt, sequence.num_tracker
     pairs, tracks = sequence.pairs, sequence.track_pairs
     together = tracks.sums((pairs.iou >= MATCH_THRESHOLD).astype(np.float64))
     some = together > 0

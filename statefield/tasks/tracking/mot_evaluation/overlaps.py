@@ -6,7 +6,9 @@ frame. The values are those of the matrices that TrackEval makes, bit for bit: t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,8 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 EPS = float(np.finfo(np.float64).eps)
-_PAIRS_AT_ONCE = 1 << 16
+_PAIRS_AT_ONCE = 1 << 18
+_INT16_PX = 32_000.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Frames:
     @property
     def counts(self) -> Integers:
         """int64 [F], the boxes of each frame."""
-        return np.diff(self.first)
+        return self.first[1:] - self.first[:-1]
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,13 @@ class Overlaps:
 
     def where(self, chosen: Mask) -> Overlaps:
         """The pairs of which `chosen` [E] is True."""
-        return Overlaps(self.gt[chosen], self.tracker[chosen], self.frame[chosen], self.iou[chosen])
+        return self.at(np.flatnonzero(chosen))
+
+    def at(self, positions: Integers) -> Overlaps:
+        """The pairs at `positions`."""
+        return Overlaps(
+            self.gt.take(positions), self.tracker.take(positions), self.frame.take(positions), self.iou.take(positions)
+        )
 
 
 def overlaps(gt_corners: Floats, gt_frames: Frames, tracker_corners: Floats, tracker_frames: Frames) -> Overlaps:
@@ -79,70 +88,88 @@ def overlaps(gt_corners: Floats, gt_frames: Frames, tracker_corners: Floats, tra
 
     The IoU is that of continuous boxes, without a pixel added to their sides. A box without area overlaps nothing.
     """
+    gt, tracker = np.ascontiguousarray(gt_corners.T), np.ascontiguousarray(tracker_corners.T)
+    gt_outside, tracker_outside = _outside(gt, tracker)
     gt_counts, tracker_counts = gt_frames.counts, tracker_frames.counts
-    rows: list[Integers] = []
-    columns: list[Integers] = []
-    both = np.flatnonzero((gt_counts > 0) & (tracker_counts > 0))
-    start = 0
-    while start < len(both):
-        # as many frames as fit, padded to the largest of them
-        stop, most_gt, most_tracker = start, 0, 0
-        while stop < len(both):
-            wider_gt = max(most_gt, int(gt_counts[both[stop]]))
-            wider_tracker = max(most_tracker, int(tracker_counts[both[stop]]))
-            if stop > start and wider_gt * wider_tracker * (stop - start + 1) > _PAIRS_AT_ONCE:
-                break
-            most_gt, most_tracker = wider_gt, wider_tracker
-            stop += 1
-        chosen = both[start:stop]
-        left, right, gt_at = _padded(gt_corners, gt_frames, chosen, most_gt)
-        other_left, other_right, tracker_at = _padded(tracker_corners, tracker_frames, chosen, most_tracker)
-        meet = np.minimum(right[:, :, None], other_right[:, None, :]) > np.maximum(
-            left[:, :, None], other_left[:, None, :]
-        )
+    found: list[tuple[Integers, Integers, Integers]] = []
+    for chosen, most_gt, most_tracker in _blocks(gt_counts, tracker_counts):
+        gt_at, left, top, right, bottom = _padded(gt_outside, gt_frames, gt_counts, chosen, most_gt)
+        tracker_at, *sides = _padded(tracker_outside, tracker_frames, tracker_counts, chosen, most_tracker)
+        its_left, its_top, its_right, its_bottom = (side[:, None, :] for side in sides)
+        meet = right[:, :, None] > its_left
+        meet &= left[:, :, None] < its_right
+        meet &= bottom[:, :, None] > its_top
+        meet &= top[:, :, None] < its_bottom
         flat = np.flatnonzero(meet)
-        row, column = np.divmod(flat, most_tracker)
-        rows.append(gt_at.ravel()[row])
-        columns.append(tracker_at.ravel()[(row // most_gt) * most_tracker + column])
-        start = stop
-    gt = np.concatenate(rows) if rows else np.empty(0, np.int64)
-    tracker = np.concatenate(columns) if columns else np.empty(0, np.int64)
-    return _intersecting(gt_corners, gt, gt_frames, tracker_corners, tracker)
+        row = flat // most_tracker
+        block_frame = row // most_gt
+        column = flat - row * most_tracker
+        found.append((gt_at.ravel().take(row), tracker_at[:, 0].take(block_frame) + column, chosen.take(block_frame)))
+    empty = np.empty(0, np.int64)
+    candidates = (np.concatenate([empty, *each]) for each in (zip(*found, strict=True) if found else ([], [], [])))
+    return _intersecting(gt, tracker, *candidates)
 
 
-def _padded(corners: Floats, frames: Frames, chosen: Integers, most: int) -> tuple[Floats, Floats, Integers]:
-    """Left and right sides [len(chosen), most] and the boxes' positions; what is padded meets nothing."""
-    first, counts = frames.first[chosen], frames.counts[chosen]
+def _outside(gt: Floats, tracker: Floats) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The corners [4, boxes] in int16, to whole pixels outwards: what overlaps does so still, and is found faster.
+
+    As they are where a side is beyond the numbers of int16.
+    """
+    if any(len(each[0]) and max(-each.min(), each.max()) > _INT16_PX for each in (gt, tracker)):
+        return gt, tracker
+    rounded = []
+    for each in (gt, tracker):
+        sides = np.empty(each.shape, np.int16)
+        sides[:2], sides[2:] = np.floor(each[:2]), np.ceil(each[2:])
+        rounded.append(sides)
+    return rounded[0], rounded[1]
+
+
+def _blocks(gt_counts: Integers, tracker_counts: Integers) -> Iterator[tuple[Integers, int, int]]:
+    """Frames with boxes on both sides, as many at once as fit when padded; and the most boxes of any of them."""
+    both = np.flatnonzero((gt_counts > 0) & (tracker_counts > 0))
+    most_gt = most_tracker = start = 0
+    counts = zip(gt_counts[both].tolist(), tracker_counts[both].tolist(), strict=True)
+    for position, (num_gt, num_tracker) in enumerate(counts):
+        wider_gt, wider_tracker = max(most_gt, num_gt), max(most_tracker, num_tracker)
+        if position > start and wider_gt * wider_tracker * (position - start + 1) > _PAIRS_AT_ONCE:
+            yield both[start:position], most_gt, most_tracker
+            start, wider_gt, wider_tracker = position, num_gt, num_tracker
+        most_gt, most_tracker = wider_gt, wider_tracker
+    if start < len(both):
+        yield both[start:], most_gt, most_tracker
+
+
+def _padded(
+    corners: NDArray[Any], frames: Frames, counts: Integers, chosen: Integers, most: int
+) -> tuple[NDArray[Any], ...]:
+    """The boxes' positions, lefts, tops, rights and bottoms, each [len(chosen), most]; what is padded meets nothing."""
     place = np.arange(most)
-    exists = place < counts[:, None]
-    at = np.where(exists, first[:, None] + place, 0)
-    left = np.where(exists, corners[at, 0], np.inf)
-    right = np.where(exists, corners[at, 2], -np.inf)
-    return left, right, at
+    missing = place >= counts[chosen][:, None]
+    at = frames.first[chosen][:, None] + place
+    left, top, right, bottom = (side.take(at, mode="clip") for side in corners)
+    left[missing] = np.iinfo(np.int16).max if left.dtype == np.int16 else np.inf
+    right[missing] = np.iinfo(np.int16).min if right.dtype == np.int16 else -np.inf
+    return at, left, top, right, bottom
 
 
 def _intersecting(
-    gt_corners: Floats, gt: Integers, gt_frames: Frames, tracker_corners: Floats, tracker: Integers
+    gt_corners: Floats, tracker_corners: Floats, gt: Integers, tracker: Integers, frame: Integers
 ) -> Overlaps:
     """The IoU of candidates, those without one left out; operations in the order in which TrackEval has them."""
-    high = np.minimum(gt_corners[gt, 3], tracker_corners[tracker, 3]) - np.maximum(
-        gt_corners[gt, 1], tracker_corners[tracker, 1]
-    )
-    tall = high > 0
-    gt, tracker, high = gt[tall], tracker[tall], high[tall]
-    wide = np.minimum(gt_corners[gt, 2], tracker_corners[tracker, 2]) - np.maximum(
-        gt_corners[gt, 0], tracker_corners[tracker, 0]
-    )
+    wide = np.minimum(gt_corners[2].take(gt), tracker_corners[2].take(tracker))
+    wide -= np.maximum(gt_corners[0].take(gt), tracker_corners[0].take(tracker))
+    high = np.minimum(gt_corners[3].take(gt), tracker_corners[3].take(tracker))
+    high -= np.maximum(gt_corners[1].take(gt), tracker_corners[1].take(tracker))
+    gt_area, tracker_area = _areas(gt_corners).take(gt), _areas(tracker_corners).take(tracker)
     intersection = wide * high
-    gt_area, tracker_area = box_areas(gt_corners)[gt], box_areas(tracker_corners)[tracker]
     union = gt_area + tracker_area - intersection
-    some = (gt_area > EPS) & (tracker_area > EPS) & (union > EPS) & (intersection > 0)
-    if not some.all():
-        gt, tracker, intersection, union = gt[some], tracker[some], intersection[some], union[some]
-    frame = np.repeat(np.arange(len(gt_frames.counts)), gt_frames.counts)[gt]
-    return Overlaps(gt, tracker, frame, intersection / union)
+    some = (wide > 0) & (high > 0) & (gt_area > EPS) & (tracker_area > EPS) & (union > EPS) & (intersection > 0)
+    at = np.flatnonzero(some)
+    iou = intersection.take(at) / union.take(at)
+    return Overlaps(gt.take(at), tracker.take(at), frame.take(at), iou)
 
 
-def box_areas(corners: Floats) -> Floats:
-    """float64 [N] from corners float64 [N, 4]."""
-    return (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
+def _areas(corners: Floats) -> Floats:
+    """float64 [N] from corners float64 [4, N]."""
+    return (corners[2] - corners[0]) * (corners[3] - corners[1])

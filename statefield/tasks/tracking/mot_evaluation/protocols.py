@@ -11,7 +11,7 @@ from statefield.datasets.tracking.multi_object import Benchmark
 from statefield.datasets.tracking.track_boxes import TrackBoxes, without_repeated_ids
 from statefield.errors import ConfigError
 from statefield.tasks.tracking.mot_evaluation.assignment import matched_pairs
-from statefield.tasks.tracking.mot_evaluation.overlaps import EPS, Floats, Integers, Mask
+from statefield.tasks.tracking.mot_evaluation.overlaps import EPS, Floats, Integers, Mask, Overlaps
 from statefield.tasks.tracking.mot_evaluation.sequence import MotSequence
 
 MATCH_THRESHOLD = 0.5
@@ -58,12 +58,25 @@ def mot_sequence(
     kept = np.ones(len(tracker), bool)
     if is_distractor.any():
         pairs = sequence.pairs.where(sequence.pairs.iou >= MATCH_THRESHOLD - EPS)
-        concerned = np.zeros(num_frames, bool)  # in other frames nothing can be left out
-        concerned[pairs.frame[is_distractor[pairs.gt]]] = True
-        pairs = pairs.where(concerned[pairs.frame])
-        matched = matched_pairs(pairs, pairs.iou, sequence.gt_frames, sequence.tracker_frames)
-        kept[pairs.tracker[matched & is_distractor[pairs.gt]]] = False
+        on_distractor = is_distractor.take(pairs.gt)
+        competing = _linked(pairs, on_distractor, len(gt), len(tracker))
+        matched = matched_pairs(pairs, pairs.iou, sequence.gt_frames, sequence.tracker_frames, asked=competing)
+        kept[pairs.tracker.compress(matched & on_distractor)] = False
     return sequence.keeping(gt.counts & (gt.classes == _PEDESTRIAN), kept)
+
+
+def _linked(pairs: Overlaps, chosen: Mask, num_gt: int, num_tracker: int) -> Mask:
+    """bool [E], the chosen pairs and all that share a box with one of them, and so on: what is matched elsewhere is
+    matched whatever these are.
+    """
+    gt, tracker = np.zeros(num_gt, bool), np.zeros(num_tracker, bool)
+    linked, count = chosen, -1
+    while (now := int(np.count_nonzero(linked))) > count:
+        count = now
+        gt[pairs.gt.compress(linked)] = True
+        tracker[pairs.tracker.compress(linked)] = True
+        linked = gt.take(pairs.gt) | tracker.take(pairs.tracker)
+    return linked
 
 
 def kitti_sequence(

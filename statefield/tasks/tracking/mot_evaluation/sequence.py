@@ -10,6 +10,8 @@ import numpy as np
 from statefield.datasets.tracking.track_boxes import TrackBoxes
 from statefield.tasks.tracking.mot_evaluation.overlaps import Floats, Frames, Integers, Mask, Overlaps, overlaps
 
+_MOST_CELLS = 1 << 22
+
 
 @dataclass(frozen=True)
 class MotSequence:
@@ -17,50 +19,72 @@ class MotSequence:
 
     Args:
         num_frames: F, frames without any box included.
-        gt: the ground-truth boxes, sorted by frame.
-        tracker: the tracker's boxes, sorted by frame.
-        pairs: which of them overlap.
+        all_gt: ground-truth boxes, sorted by frame.
+        all_tracker: the tracker's boxes, sorted by frame.
+        gt_at: int64 [N], which of the ground truth take part.
+        tracker_at: int64 [M], which of the tracker's boxes do.
+        pairs: which of those overlap, by their positions among those that take part.
     """
 
     num_frames: int
-    gt: TrackBoxes
-    tracker: TrackBoxes
+    all_gt: TrackBoxes
+    all_tracker: TrackBoxes
+    gt_at: Integers
+    tracker_at: Integers
     pairs: Overlaps
 
     @classmethod
     def of(cls, num_frames: int, gt: TrackBoxes, tracker: TrackBoxes) -> MotSequence:
         """Without any rule of a benchmark: all boxes are kept."""
-        pairs = overlaps(
-            gt.corners, Frames.of(gt.frame, num_frames), tracker.corners, Frames.of(tracker.frame, num_frames)
-        )
-        return cls(num_frames, gt, tracker, pairs)
+        gt_frames, tracker_frames = Frames.of(gt.frame, num_frames), Frames.of(tracker.frame, num_frames)
+        pairs = overlaps(gt.corners, gt_frames, tracker.corners, tracker_frames)
+        return cls(num_frames, gt, tracker, np.arange(len(gt)), np.arange(len(tracker)), pairs)
 
     def keeping(self, gt: Mask, tracker: Mask) -> MotSequence:
         """The sequence with some of its boxes: `gt` bool [N] and `tracker` bool [M] say which."""
         if gt.all() and tracker.all():
             return self
-        gt_at, tracker_at = np.cumsum(gt) - 1, np.cumsum(tracker) - 1
-        kept = self.pairs.where(gt[self.pairs.gt] & tracker[self.pairs.tracker])
-        moved = Overlaps(gt_at[kept.gt], tracker_at[kept.tracker], kept.frame, kept.iou)
-        return MotSequence(self.num_frames, self.gt.where(gt), self.tracker.where(tracker), moved)
+        gt_now, tracker_now = np.cumsum(gt) - 1, np.cumsum(tracker) - 1
+        kept = self.pairs.where(gt.take(self.pairs.gt) & tracker.take(self.pairs.tracker))
+        moved = Overlaps(gt_now.take(kept.gt), tracker_now.take(kept.tracker), kept.frame, kept.iou)
+        gt_at, tracker_at = self.gt_at.compress(gt), self.tracker_at.compress(tracker)
+        return MotSequence(self.num_frames, self.all_gt, self.all_tracker, gt_at, tracker_at, moved)
+
+    @cached_property
+    def gt(self) -> TrackBoxes:
+        """The ground-truth boxes."""
+        return self.all_gt.at(self.gt_at)
+
+    @cached_property
+    def tracker(self) -> TrackBoxes:
+        """The tracker's boxes."""
+        return self.all_tracker.at(self.tracker_at)
+
+    @property
+    def num_gt(self) -> int:
+        return len(self.gt_at)
+
+    @property
+    def num_tracker(self) -> int:
+        return len(self.tracker_at)
 
     @cached_property
     def gt_frames(self) -> Frames:
-        return Frames.of(self.gt.frame, self.num_frames)
+        return Frames.of(self.all_gt.frame.take(self.gt_at), self.num_frames)
 
     @cached_property
     def tracker_frames(self) -> Frames:
-        return Frames.of(self.tracker.frame, self.num_frames)
+        return Frames.of(self.all_tracker.frame.take(self.tracker_at), self.num_frames)
 
     @cached_property
     def gt_ids(self) -> Integers:
         """int64 [N], the ground-truth tracks as 0, 1, ... in the order of the file's ids."""
-        return np.unique(self.gt.ids, return_inverse=True)[1].astype(np.int64)
+        return _numbered(self.all_gt.ids.take(self.gt_at))
 
     @cached_property
     def tracker_ids(self) -> Integers:
         """int64 [M], likewise."""
-        return np.unique(self.tracker.ids, return_inverse=True)[1].astype(np.int64)
+        return _numbered(self.all_tracker.ids.take(self.tracker_at))
 
     @property
     def num_gt_ids(self) -> int:
@@ -83,10 +107,28 @@ class MotSequence:
     @cached_property
     def track_pairs(self) -> TrackPairs:
         """Which tracks ever overlap."""
-        return TrackPairs.of(self.gt_ids[self.pairs.gt], self.tracker_ids[self.pairs.tracker], self.num_tracker_ids)
+        return TrackPairs.of(
+            self.gt_ids.take(self.pairs.gt), self.tracker_ids.take(self.pairs.tracker), self.num_tracker_ids
+        )
 
 
-_MOST_CELLS = 1 << 22
+def _numbered(values: Integers) -> Integers:
+    """int64 [N], the place of each value among the different ones, sorted, from 0."""
+    return _different(values - values.min())[1] if len(values) else values
+
+
+def _different(values: Integers) -> tuple[Integers, Integers]:
+    """As `numpy.unique` with the inverse, of values that are not below 0."""
+    largest = int(values.max(initial=-1)) + 1
+    if largest > _MOST_CELLS:
+        different, inverse = np.unique(values, return_inverse=True)
+        return different, inverse.astype(np.int64)
+    occurs = np.zeros(largest, bool)  # a table is many times as fast as sorting
+    occurs[values] = True
+    different = np.flatnonzero(occurs)
+    position = np.zeros(largest, np.int64)
+    position[different] = np.arange(len(different))
+    return different, position.take(values)
 
 
 @dataclass(frozen=True)
@@ -106,17 +148,7 @@ class TrackPairs:
     @classmethod
     def of(cls, gt: Integers, tracker: Integers, num_tracker_ids: int) -> TrackPairs:
         """From the tracks, int64 [E], of the overlaps."""
-        keys = gt * num_tracker_ids + tracker
-        largest = int(keys.max(initial=-1)) + 1
-        if largest <= _MOST_CELLS:  # a table is several times as fast as sorting
-            occurs = np.zeros(largest, bool)
-            occurs[keys] = True
-            unique = np.flatnonzero(occurs)
-            position = np.zeros(largest, np.int64)
-            position[unique] = np.arange(len(unique))
-            inverse = position[keys]
-        else:
-            unique, inverse = np.unique(keys, return_inverse=True)
+        unique, inverse = _different(gt * num_tracker_ids + tracker)
         unique_gt, unique_tracker = np.divmod(unique, max(num_tracker_ids, 1))
         return cls(unique_gt, unique_tracker, inverse)
 

@@ -12,11 +12,15 @@ from fakes.mot import write_ground_truth
 from scipy.optimize import linear_sum_assignment
 
 from statefield.datasets.tracking.track_boxes import TrackBoxes
+from statefield.tasks.tracking.mot_evaluation import workers
 from statefield.tasks.tracking.mot_evaluation.assignment import matched_pairs
+from statefield.tasks.tracking.mot_evaluation.clear import _best_of, _matchings
 from statefield.tasks.tracking.mot_evaluation.evaluate import METRICS, evaluate_mot
 from statefield.tasks.tracking.mot_evaluation.hota import ALPHAS, _sums_of_row, observe_hota
 from statefield.tasks.tracking.mot_evaluation.overlaps import Frames
+from statefield.tasks.tracking.mot_evaluation.protocols import _linked
 from statefield.tasks.tracking.mot_evaluation.sequence import MotSequence
+from statefield.tasks.tracking.mot_evaluation.workers import in_threads
 
 GOLDEN = Path(__file__).parents[3] / "goldens" / "metrics_mot.json"
 
@@ -138,6 +142,55 @@ def test_the_matching_is_the_one_of_a_dense_solver_also_among_equals(lattice):
             best = {(r, c) for r, c in zip(*linear_sum_assignment(-dense), strict=True) if dense[r, c] > 0}
             chosen = of_frame & matched
             assert best == set(zip(pairs.gt[chosen] - rows[0], pairs.tracker[chosen] - columns[0], strict=True))
+
+
+def test_who_asks_of_some_pairs_gets_what_the_whole_matching_has():
+    for seed in range(40):
+        sequence = random_sequence(seed, lattice=seed % 2 == 0)
+        pairs = sequence.pairs
+        frames = sequence.gt_frames, sequence.tracker_frames
+        asked = pairs.gt % 7 == seed % 7
+        linked = _linked(pairs, asked, sequence.num_gt, sequence.num_tracker)
+        assert np.all(linked[asked])
+        shared = np.isin(pairs.gt, pairs.gt[linked]) | np.isin(pairs.tracker, pairs.tracker[linked])
+        assert np.array_equal(shared, linked), "closed under sharing a box"
+        some, every = (matched_pairs(pairs, pairs.iou, *frames, asked=each) for each in (linked, None))
+        assert np.array_equal(some[linked], every[linked])
+
+
+@pytest.mark.parametrize("shift", [0.0, -31_000.25, 40_000.5, 1e7])
+def test_overlaps_far_from_the_origin_are_found_too(shift):
+    gt = boxes([[0, 1, shift, 0, 20, 20], [0, 2, 100, shift, 20, 20]])
+    tracker = boxes([[0, 1, shift + 19.5, 0, 20, 20], [0, 2, shift + 20, 0, 20, 20], [0, 3, 100, shift + 5, 20, 20]])
+    pairs = MotSequence.of(1, gt, tracker).pairs
+    # of 20: half a pixel in common, 0.5 / 39.5; touching is no overlap; 15 in common, 15 / 25
+    assert list(zip(pairs.gt.tolist(), pairs.tracker.tolist(), strict=True)) == [(0, 0), (1, 2)]
+    assert pairs.iou == pytest.approx([0.5 / 39.5, 0.6])
+
+
+def test_every_matching_of_a_group_to_which_nothing_can_be_added():
+    # row * 16 + column: one box for two; a chain of three; two by two
+    assert _matchings((0, 1)) == ((0,), (1,))
+    assert _matchings((0, 1, 17)) == ((0, 2), (1,))
+    assert _matchings((0, 1, 16, 17)) == ((0, 3), (1, 2))
+    three_by_three = _matchings(tuple(16 * row + column for row in range(3) for column in range(3)))
+    assert three_by_three is not None and len(three_by_three) == 6
+    assert _best_of(((0, 2), (1,)), [0.6, 1000.5, 0.7]) == (1,)
+    assert _best_of(((0,), (1,)), [0.6, 0.6]) is None, "equals are for the solver to choose from"
+
+
+def test_work_in_threads_is_in_order_and_tells_the_first_error(monkeypatch):
+    monkeypatch.setattr(workers, "_processors", lambda: 3)
+    assert in_threads(lambda item: item * item, range(20), lambda item: item) == [item * item for item in range(20)]
+
+    def fails(item):
+        if item in (4, 11):
+            raise ValueError(f"item {item}")
+        return item
+
+    for size in (lambda item: item, lambda item: -item):
+        with pytest.raises(ValueError, match="item 4"):
+            in_threads(fails, range(20), size)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (3, 7), (9, 1), (1, 20), (12, 8), (30, 45), (5, 140), (140, 1)])
