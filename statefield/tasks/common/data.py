@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -61,6 +61,7 @@ class NumberedBatches(LightningDataModule):
         batch_size: examples of a batch, of all processes together.
         steps_per_epoch: batches in an epoch; None: one pass (the last batch filled up from the next pass).
         workers: processes that prepare examples; 0 does it in this one. The examples are the same.
+        collate: makes a batch of a list of examples; None: torch's, which stacks.
 
     Raises: ConfigError: a number below what makes sense.
     """
@@ -73,8 +74,10 @@ class NumberedBatches(LightningDataModule):
         batch_size: int,
         steps_per_epoch: int | None,
         workers: int,
+        collate: Callable[[list[Any]], Any] | None = None,
     ) -> None:
         super().__init__()
+        self.collate = collate
         require_counts(batch_size=batch_size, workers=workers)
         self.examples, self.cases, self.batch_size, self.workers = examples, cases, batch_size, workers
         length = len(examples)  # type: ignore[arg-type]
@@ -95,6 +98,7 @@ class NumberedBatches(LightningDataModule):
             sampler=sampler,
             num_workers=self.workers,
             persistent_workers=False,
+            collate_fn=self.collate,
             generator=torch.Generator(),  # not the global one: nothing here may move its state
         )
 
