@@ -6,29 +6,30 @@ The matches are those of CLEAR at IoU 0.5, after the benchmark's rules: what is 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from statefield.datasets.readers.limits import require_memory
 from statefield.datasets.tracking.multi_object import SequenceFiles
-from statefield.errors import ConfigError, DataError, DatasetLayoutError
-from statefield.files import atomic_path
+from statefield.errors import DataError, DatasetLayoutError
 from statefield.tasks.common.figures import class_colour
+from statefield.tasks.tracking.frame_drawing import (
+    Form,
+    draw_box,
+    draw_dashed_box,
+    draw_label,
+    require_writer,
+    write_pictures,
+)
 from statefield.tasks.tracking.mot_evaluation.clear import clear_matches
 from statefield.tasks.tracking.mot_evaluation.evaluate import MotEvaluation, TrackerScores, read_sequence
 from statefield.tasks.tracking.mot_evaluation.sequence import MotSequence
 
-Form = Literal["frames", "mp4", "webp"]
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _MISSED, _FALSE, _INK, _PAPER = "#FFFFFF", "#FF3B30", "#FFFFFF", "#101418"
-_DEFAULT_RATE = 25.0
-_LONGEST_SIDE_PX = 1280  # of a video; frames keep their size
 
 
 def draw_evaluation(folder: Path, evaluation: MotEvaluation, *, form: Form, images: Path | None = None) -> str:
@@ -43,11 +44,7 @@ def draw_evaluation(folder: Path, evaluation: MotEvaluation, *, form: Form, imag
 
     Raises: ConfigError for mp4 without ffmpeg; DatasetLayoutError where there are no frames of any sequence.
     """
-    if form == "mp4" and shutil.which("ffmpeg") is None:
-        raise ConfigError(
-            "--draw mp4: the program ffmpeg is not installed, and nothing that statefield depends on writes mp4. "
-            "Install ffmpeg, or draw frames or webp."
-        )
+    require_writer(form)
     found = {each.name: _frame_files(each, images) for each in evaluation.ground_truth.sequences}
     if not any(found.values()):
         where = images or evaluation.ground_truth.root
@@ -63,7 +60,7 @@ def draw_evaluation(folder: Path, evaluation: MotEvaluation, *, form: Form, imag
             for sequence in evaluation.ground_truth.sequences:
                 if files := found[sequence.name]:
                     drawn = _drawn_frames(evaluation, tracker, sequence, class_name, files)
-                    num_frames += _write(folder / name / sequence.name, drawn, form, sequence.frame_rate)
+                    num_frames += write_pictures(folder / name / sequence.name, drawn, form, sequence.frame_rate)
     missing = [name for name, files in found.items() if not files]
     without = f"; no frames of {', '.join(missing)}" if missing else ""
     return f"{num_frames} frames{without}"
@@ -141,12 +138,12 @@ class _FrameMarks:
         for gt in range(int(scored.gt_frames.first[frame]), int(scored.gt_frames.first[frame + 1])):
             if not self.is_found[gt]:
                 counts["misses"] += 1
-                _dashed(pen, scored.gt.corners[gt], _MISSED, width)
+                draw_dashed_box(pen, scored.gt.corners[gt], _MISSED, width)
         for box in range(int(scored.tracker_frames.first[frame]), int(scored.tracker_frames.first[frame + 1])):
             corners, track = scored.tracker.corners[box], int(scored.tracker.ids[box])
             if self.match_of_tracker[box] < 0:
                 counts["false"] += 1
-                _rectangle(pen, corners, _FALSE, width)
+                draw_box(pen, corners, _FALSE, width)
                 pen.line([(corners[0], corners[1]), (corners[2], corners[3])], fill=_FALSE, width=width)
                 continue
             counts["hits"] += 1
@@ -155,95 +152,7 @@ class _FrameMarks:
             if self.switched_from[box] >= 0:
                 counts["switches"] += 1
                 label = f"{scored.tracker.ids[self.switched_from[box]]} > {track}"
-            _rectangle(pen, corners, colour, 2 * width if self.switched_from[box] >= 0 else width)
-            _label(pen, (corners[0], corners[1]), label, colour, _PAPER, font)
+            draw_box(pen, corners, colour, 2 * width if self.switched_from[box] >= 0 else width)
+            draw_label(pen, (corners[0], corners[1]), label, colour, _PAPER, font)
         told = "   ".join(f"{name} {count}" for name, count in counts.items())
-        _label(pen, (0, high * 1.5), f"{title}   {told}", _PAPER, _INK, font)
-
-
-def _rectangle(pen: ImageDraw.ImageDraw, corners: np.ndarray, colour: str, width: int) -> None:
-    left, top, right, bottom = (float(value) for value in corners)
-    pen.rectangle([left, top, max(left, right), max(top, bottom)], outline=colour, width=width)
-
-
-def _dashed(pen: ImageDraw.ImageDraw, corners: np.ndarray, colour: str, width: int) -> None:
-    """A rectangle of dashes, for what is not there."""
-    left, top, right, bottom = (float(value) for value in corners)
-    dash = 5.0 * width
-    for (x, y), (to_x, to_y) in (
-        ((left, top), (right, top)),
-        ((left, bottom), (right, bottom)),
-        ((left, top), (left, bottom)),
-        ((right, top), (right, bottom)),
-    ):
-        length = max(abs(to_x - x), abs(to_y - y), 1e-6)
-        for start in np.arange(0.0, length, 2 * dash):
-            one, other = start / length, min(start + dash, length) / length
-            pen.line(
-                [(x + (to_x - x) * one, y + (to_y - y) * one), (x + (to_x - x) * other, y + (to_y - y) * other)],
-                fill=colour,
-                width=width,
-            )
-
-
-def _label(
-    pen: ImageDraw.ImageDraw,
-    bottom_left: tuple[float, float],
-    text: str,
-    paper: str,
-    ink: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-) -> None:
-    x, y = bottom_left
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-    high = bottom - top + 6
-    y = max(0.0, y - high)
-    pen.rectangle([x, y, x + right - left + 8, y + high], fill=paper)
-    pen.text((x + 4 - left, y + 3 - top), text, fill=ink, font=font)
-
-
-def _write(target: Path, frames: Iterator[tuple[str, Image.Image]], form: Form, frame_rate: float | None) -> int:
-    rate = frame_rate or _DEFAULT_RATE
-    if form == "frames":
-        count = 0
-        for name, picture in frames:
-            with atomic_path(target / f"{name}.jpg") as partial:
-                picture.save(partial, format="JPEG", quality=90)
-            count += 1
-        return count
-    video = target.with_name(f"{target.name}.{form}")
-    with atomic_path(video) as partial:
-        if form == "webp":
-            pictures = [_smaller(picture) for _, picture in frames]
-            if pictures:
-                pictures[0].save(
-                    partial, format="WEBP", save_all=True, append_images=pictures[1:], duration=round(1000 / rate)
-                )
-            return len(pictures)
-        return _write_mp4(partial, frames, rate)
-
-
-def _smaller(picture: Image.Image) -> Image.Image:
-    picture.thumbnail((_LONGEST_SIDE_PX, _LONGEST_SIDE_PX))
-    return picture
-
-
-def _write_mp4(path: Path, frames: Iterator[tuple[str, Image.Image]], rate: float) -> int:
-    program = shutil.which("ffmpeg") or "ffmpeg"
-    even = "pad=ceil(iw/2)*2:ceil(ih/2)*2"
-    command = [program, "-loglevel", "error", "-y", "-f", "image2pipe", "-framerate", f"{rate:g}", "-i", "-"]
-    command += ["-vf", even, "-pix_fmt", "yuv420p", "-f", "mp4", str(path)]
-    count = 0
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # noqa: S603  (ffmpeg itself)
-        assert process.stdin is not None and process.stderr is not None
-        try:
-            for _, picture in frames:
-                picture.save(process.stdin, format="PNG", compress_level=1)
-                count += 1
-            process.stdin.close()
-        except BrokenPipeError:
-            pass  # ffmpeg has stopped: its words follow
-        said = process.stderr.read().decode(errors="replace").strip()
-    if process.returncode:
-        raise DataError(f"{path}: ffmpeg failed ({said[-300:]}). Draw frames or webp instead.")
-    return count
+        draw_label(pen, (0, high * 1.5), f"{title}   {told}", _PAPER, _INK, font)
