@@ -48,6 +48,14 @@ def same(found):
     assert one.scores.tolist() == [0.9, 0.8, 0.7]
 
 
+def test_names_may_count_from_zero(tmp_path):
+    about = json.loads((coco(tmp_path) / "images.json").read_text())
+    for number, image in enumerate(about["images"]):
+        image["file_name"] = f"street/img1/{number:06d}.jpg"
+    (tmp_path / "images.json").write_text(json.dumps(about))
+    same(read_detections(tmp_path / "results.json", images=tmp_path / "images.json"))
+
+
 @pytest.mark.parametrize("with_video", [False, True])
 def test_every_form_gives_the_same_detections(tmp_path, with_video):
     (tmp_path / "coco").mkdir()

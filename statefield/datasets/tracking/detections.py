@@ -6,7 +6,8 @@
                                               {image_id, category_id, bbox: [left, top, width, height], score}
 
 The images of a COCO file say of which sequence and frame they are: by the digits of their file's name
-(`MOT17-02/img1/000001.jpg`), else by `frame_id`; by `video_id` and `videos`, else by the folder of the file.
+(`MOT17-02/img1/000001.jpg`), else by `frame_id`, counted from 0 or 1; by `video_id` and `videos`, else by the folder of
+the file.
 """
 
 from __future__ import annotations
@@ -222,19 +223,13 @@ def _category_ids(about: Mapping[str, Any], categories: Sequence[str] | None, so
 def _places(about: Mapping[str, Any], source: Path) -> dict[Any, tuple[str, int, tuple[int, int] | None]]:
     """Sequence, frame and image size of each image, by its id."""
     videos = {each.get("id"): str(each.get("file_name") or each.get("name")) for each in about.get("videos") or []}
-    numbered = [each.get("frame_id") for each in about["images"]]
-    from_zero = 1 if any(number == 0 for number in numbered) else 0
     found: dict[Any, tuple[str, int, tuple[int, int] | None]] = {}
-    for index, image in enumerate(about["images"], start=1):
-        if not isinstance(image, dict) or "id" not in image:
-            raise DataError(f"{source}: image {index} has no id.")
-        file = PurePosixPath(str(image.get("file_name", "")).replace("\\", "/"))
-        digits = re.search(r"(\d+)$", file.stem)
-        number = int(digits.group(1)) if digits else image.get("frame_id")
-        if not isinstance(number, int):
-            raise DataError(f"{source}: image {index} ({file}) has neither a frame number in its name nor a frame_id.")
-        if not digits:
-            number += from_zero
+    numbers = [_number_of(image, index, source) for index, image in enumerate(about["images"], start=1)]
+    # counted from 0 in the files' names (as ImageNet-VID has them) or in frame_id (as CocoVID has it)
+    from_zero = {by: int((by, 0) in numbers) for by in ("name", "frame_id")}
+    for index, (image, (by, counted)) in enumerate(zip(about["images"], numbers, strict=True), start=1):
+        number = counted + from_zero[by]
+        file = _file_of(image)
         folders = [part for part in file.parent.parts if part not in _IMAGE_FOLDERS]
         name = videos.get(image.get("video_id")) or (folders[-1] if folders else source.stem)
         if number < 1 or number > _MOST_FRAMES:
@@ -245,6 +240,25 @@ def _places(about: Mapping[str, Any], source: Path) -> dict[Any, tuple[str, int,
     if not found:
         raise DataError(f"{source} has no images.")
     return found
+
+
+def _file_of(image: Mapping[str, Any]) -> PurePosixPath:
+    return PurePosixPath(str(image.get("file_name", "")).replace("\\", "/"))
+
+
+def _number_of(image: Any, index: int, source: Path) -> tuple[str, int]:
+    """An image's number, and whether its file's "name" or its "frame_id" says it."""
+    if not isinstance(image, dict) or "id" not in image:
+        raise DataError(f"{source}: image {index} has no id.")
+    digits = re.search(r"(\d+)$", _file_of(image).stem)
+    if digits:
+        return "name", int(digits.group(1))
+    number = image.get("frame_id")
+    if not isinstance(number, int):
+        raise DataError(
+            f"{source}: image {index} ({_file_of(image)}) has neither a frame number in its name nor a frame_id."
+        )
+    return "frame_id", number
 
 
 def _result(
