@@ -57,6 +57,10 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("video", "evaluate"): Verb(
         "statefield.cli.video_evaluate:evaluate", "score detections in images and videos, by class, size and speed"
     ),
+    ("video", "detect"): Verb("statefield.cli.video_detect:detect", "find objects in videos, frame by frame"),
+    ("video", "train"): Verb(
+        "statefield.cli.video_train:train", "learn to detect objects in videos (MAMBA), beside a control"
+    ),
     ("change", "predict"): Verb("statefield.cli.change_predict:predict", "map what changed between two rasters"),
     ("segment", "predict"): Verb("statefield.cli.segment_predict:predict", "map the classes of one raster of any size"),
     ("scene", "train"): Verb(
@@ -92,6 +96,8 @@ _EXAMPLES = (
     "statefield mot evaluate --gt MOT17/train --results results/bytetrack results/sort",
     "statefield mot track MOT17/train --output results/bytetrack",
     "statefield sot evaluate --gt LaSOT/ --results results/ostrack results/mixformer --report report.html",
+    "statefield video train --config recipes/tracking/mamba_vod_shapes.yaml --data.train annotations.json",
+    "statefield video detect street.mp4 --run runs/vid --output detections.json",
     "statefield video evaluate --gt imagenet_vid_val.json --results detections.json",
     "statefield scene train --config recipes/remote_sensing/ucmerced.yaml",
     "statefield scene predict --run runs/ucmerced tiles/ --output classes.csv",

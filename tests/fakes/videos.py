@@ -1,4 +1,4 @@
-"""Fake videos with boxes: textured shapes that move over clutter, blurred and occluded in some frames."""
+"""Fake videos with boxes: striped shapes that move over clutter, blurred or half hidden in some frames."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def write_cocovid(
     size: tuple[int, int] = (96, 64),
     classes: tuple[str, ...] = CLASSES,
     seed: int = 0,
-    blurred: float = 0.0,
+    degraded: float = 0.0,
     suffix: str = "jpg",
 ) -> Path:
     """`root/annotations.json` (CocoVID) and `root/VIDEO/000000.SUFFIX`; returns the annotations' path.
 
-    Args: size: width and height. blurred: the share of frames that are blurred along the motion.
+    Args: size: width and height. degraded: the share of frames that are blurred, or whose objects are half hidden.
     """
     rng = np.random.default_rng(seed)
     videos, images, annotations = [], [], []
     for number in range(1, num_videos + 1):
         name = f"video_{number:03d}"
         videos.append({"id": number, "name": name})
-        frames, boxes, labels = moving_shapes(rng, num_frames, size, classes, blurred)
+        frames, boxes, labels = moving_shapes(rng, num_frames, size, classes, degraded)
         (root / name).mkdir(parents=True)
         for index, frame in enumerate(frames):
             image = len(images) + 1
@@ -61,7 +61,7 @@ def moving_shapes(
     num_frames: int,
     size: tuple[int, int],
     classes: tuple[str, ...],
-    blurred: float,
+    degraded: float,
 ) -> tuple[list[np.ndarray], list[list[list[float] | None]], list[int]]:
     """Frames uint8 [H, W, 3]; per frame a box x, y, width, height for each object, None where it is out of view."""
     width, height = size
@@ -79,14 +79,32 @@ def moving_shapes(
         for start, speed, side, (colours, mask) in zip(starts, speeds, sides, textures, strict=True):
             x, y = (start + t * speed - side / 2).round().astype(int)
             here.append(_paste(frame, colours, mask, x, y))
-        if rng.random() < blurred:
-            length = int(rng.integers(5, 10))
-            kernel = np.zeros((length, length), np.float32)
-            kernel[length // 2] = 1 / length
-            frame = cv2.filter2D(frame, -1, kernel)
+        if rng.random() < degraded:
+            frame = _blurred(frame, rng) if rng.random() < 0.5 else _half_hidden(frame, here, clutter, rng)
         frames.append(frame)
         boxes.append(here)
     return frames, boxes, labels
+
+
+def _blurred(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As if the camera had moved while the shutter was open."""
+    length = int(rng.integers(7, 14))
+    kernel = np.zeros((length, length), np.float32)
+    kernel[length // 2] = 1 / length
+    return cv2.filter2D(frame, -1, kernel if rng.random() < 0.5 else kernel.T)
+
+
+def _half_hidden(
+    frame: np.ndarray, boxes: list[list[float] | None], clutter: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Clutter from elsewhere in front of a side of each object; its box is still that of the whole."""
+    elsewhere = clutter[::-1, ::-1]
+    for left, top, width, height in [box for box in boxes if box is not None]:
+        share = rng.uniform(0.45, 0.65)
+        x, y = left + (0 if rng.random() < 0.5 else (1 - share) * width), top
+        rows, columns = slice(int(y), int(y + height)), slice(int(x), int(x + share * width))
+        frame[rows, columns] = elsewhere[rows, columns]
+    return frame
 
 
 def _texture(rng: np.random.Generator, label: int, side: int) -> tuple[np.ndarray, np.ndarray]:

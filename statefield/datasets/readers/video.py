@@ -77,7 +77,7 @@ class Frames:
         return (read_frame(path) for path in self.files) if self.files else self._decoded()
 
     def at(self, positions: Sequence[int]) -> list[Frame]:
-        """The frames at these positions, from 0; a video file is decoded up to the last of them."""
+        """The frames at these positions, from 0, those that there are; a video file is decoded up to the last."""
         if self.files:
             return [read_frame(self.files[position]) for position in positions]
         wanted, found = set(positions), {}
@@ -86,7 +86,7 @@ class Frames:
                 found[position] = frame
             if len(found) == len(wanted):
                 break
-        return [found[position] for position in positions]
+        return [found[position] for position in positions if position in found]
 
     def _decoded(self) -> Iterator[Frame]:
         import cv2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ import numpy as np
 
 from statefield.datasets.readers.limits import require_memory
 from statefield.errors import DataError
+from statefield.files import write_text
 
 Entry = dict[str, Any]
 Kind = Literal["bbox", "segm", "keypoints"]
@@ -146,6 +147,11 @@ def read_detections(path: Path, truth: Annotations, on_bad: OnBad = "error") -> 
     if entries and not kinds:
         raise DataError(f"{path}: no kind of region that all entries have: bbox, segmentation or keypoints.")
     return Detections(path, entries, kinds, dict(skipped))
+
+
+def write_results(path: Path, entries: Sequence[Entry]) -> None:
+    """Write detections as COCO's list, an entry a line, whole or not at all."""
+    write_text(path, "[" + ",\n".join(json.dumps(one, allow_nan=False) for one in entries) + "]\n")
 
 
 def _json(path: Path) -> Any:

@@ -97,6 +97,20 @@ class VideoSet:
             return self
         return self._with(tuple(LabelledVideo(video.case, video.frames[:count]) for video in self.videos))
 
+    def by_video(self) -> dict[str, Annotations]:
+        """The truth of each video by itself."""
+        video_of = {frame.image_id: video.case for video in self.videos for frame in video.frames}
+        images: dict[str, list[Entry]] = {video.case: [] for video in self.videos}
+        annotations: dict[str, list[Entry]] = {video.case: [] for video in self.videos}
+        for one in self.truth.images:
+            images[video_of[one["id"]]].append(one)
+        for one in self.truth.annotations:
+            annotations[video_of[one["image_id"]]].append(one)
+        return {
+            case: Annotations(self.truth.path, images[case], self.truth.categories, annotations[case])
+            for case in images
+        }
+
     def _with(self, videos: tuple[LabelledVideo, ...]) -> VideoSet:
         kept = {frame.image_id for video in videos for frame in video.frames}
         images = [one for one in self.truth.images if one["id"] in kept]

@@ -130,24 +130,37 @@ class PixelAggregation(nn.Module):
     def bank(self) -> MemoryBank:
         return self.aggregation.bank
 
-    def forward(self, feature_map: Tensor) -> Tensor:
-        """The map enhanced by the memory; as it is while the memory is empty (the first frame of a video)."""
-        if len(self.bank) == 0:
+    def forward(self, feature_map: Tensor, reference: Tensor | None = None) -> Tensor:
+        """The map enhanced by the memory; as it is while the memory is empty (the first frame of a video).
+
+        Args: reference: pixels [M, C] to attend to in place of the memory.
+        """
+        if not len(self.bank if reference is None else reference):
             return feature_map
         pixels = feature_map.permute(0, 2, 3, 1)
-        added = self.aggregation(pixels.flatten(0, 2)).view_as(pixels)
+        added = self.aggregation(pixels.flatten(0, 2), reference).unflatten(0, pixels.shape[:3])
         return feature_map + added.permute(0, 3, 1, 2)
 
     def remember(self, feature_map: Tensor, foreground: Tensor) -> None:
-        """Write the pixels that matter. Args: feature_map: [B, C, h, w]. foreground: [B, h, w], higher is nearer."""
+        """Write the pixels that matter, as `likeliest` finds them."""
+        for pixels in self.likeliest(feature_map, foreground):
+            self.bank.write(pixels)
+
+    def likeliest(self, feature_map: Tensor, foreground: Tensor) -> list[Tensor]:
+        """The `kept` pixels of each map that are likeliest to be of an object, B of [M, C].
+
+        Args: feature_map: [B, C, h, w]. foreground: [B, h, w], higher is nearer; -inf is never kept.
+        """
         if foreground.shape != feature_map[:, 0].shape:
             raise ShapeError(
                 f"foreground of shape {list(foreground.shape)} for a map of {list(feature_map.shape)}: "
                 "[B, h, w] is needed."
             )
+        found = []
         for one, weight in zip(feature_map, foreground, strict=True):
-            places = weight.flatten().topk(min(self.kept, weight.numel())).indices
-            self.bank.write(one.flatten(1)[:, places].mT)
+            best = weight.flatten().topk(min(self.kept, weight.numel()))
+            found.append(one.flatten(1)[:, best.indices[best.values > -torch.inf]].mT)
+        return found
 
 
 _OFFICIAL = {"fc_embed": "query", "ref_fc_embed": "key", "ref_fc": "value", "fc": "out"}
