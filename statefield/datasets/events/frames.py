@@ -37,6 +37,9 @@ class EventFrameConfig:
             overlap.
         full: events of a pixel at which "counts" and "voxels" are at the end of their range.
         tau_us: the time in which "surface" falls to 1/e.
+        pan_px: of PEDRo's samples, which are stills: frames move over the sensor by up to so many pixels from one to
+            the next, on a path that follows from the sample's name, and boxes with them. What comes in at the edge has
+            no events. 0: they stand still.
     """
 
     kind: Literal["picture", "counts", "voxels", "surface"] = "picture"
@@ -44,12 +47,15 @@ class EventFrameConfig:
     step_us: int | None = None
     full: float = 4.0
     tau_us: float = 20_000.0
+    pan_px: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("window_us", "step_us", "full", "tau_us"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"events.{name} = {value}: a number above 0 is needed.")
+        if not 0 <= self.pan_px < 1000:
+            raise ConfigError(f"events.pan_px = {self.pan_px}: a number of pixels from 0 on is needed.")
         if self.step_us is not None and self.window_us is None:
             raise ConfigError(f"events.step_us = {self.step_us} needs events.window_us: how long a frame itself lasts.")
 

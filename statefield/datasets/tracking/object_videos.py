@@ -7,6 +7,8 @@ place. Nothing but text is read until a sequence is opened.
 
 from __future__ import annotations
 
+import dataclasses
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +19,11 @@ from numpy.typing import NDArray
 
 from statefield.datasets.events import read_events
 from statefield.datasets.events.frames import EventFrameConfig, EventFrames
+from statefield.datasets.events.pedro import SIZE as PEDRO_SIZE
 from statefield.datasets.events.pedro import load_pedro, pedro_names
+from statefield.datasets.events.stream import Events
 from statefield.datasets.readers.video import VIDEO_SUFFIXES, pictures_in
-from statefield.datasets.tracking.frames import NumberedFrames, PictureFrames, VideoFrames
+from statefield.datasets.tracking.frames import Frame, NumberedFrames, PictureFrames, VideoFrames
 from statefield.datasets.tracking.number_rows import read_rows
 from statefield.datasets.tracking.single_object import BOX, ObjectSequence, find_sequences
 from statefield.datasets.tracking.vot import boxes_of_regions, find_vot_sequences, is_vot
@@ -38,6 +42,7 @@ _FOLDERS: dict[FrameKind, tuple[str, ...]] = {
 }
 _PEDRO_WINDOW_US = 10_000  # four frames of the 40 ms that a sample's boxes stand for
 _PEDRO_SPLITS = ("train", "val", "test")
+_PANNED_FRAMES = 24
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ class ObjectVideo:
             pedro = load_pedro(self.place, self.split, self.sample)
             path = self.place / "numpy" / self.split / f"{self.sample}.npy"
             assert self.events is not None
-            frames = EventFrames(path, self.events, len(self.boxes), pedro.events)
+            windows = EventFrames(path, self.events, _num_windows(pedro.events, self.events), pedro.events)
+            frames = _Panned(windows, _path(self.sample, self.events))
         elif self.events is not None:
             frames = EventFrames(self.place, self.events, wanted, read_events(self.place))
         elif self.place.is_dir():
@@ -258,24 +264,77 @@ def _named_file(folder: Path, name: str, kind: FrameKind) -> Path | None:
 
 
 def _pedro(root: Path, events: EventFrameConfig) -> list[ObjectVideo]:
-    """Every person of every sample: the 40 ms as frames of 10 ms (`window_us`), for all of which the box stands."""
-    config = (
-        events if events.window_us is not None else EventFrameConfig(**{**vars(events), "window_us": _PEDRO_WINDOW_US})
-    )
+    """Every person of every sample: the 40 ms as frames of 10 ms (`window_us`), for all of which the box stands.
+
+    With `pan_px` there are more frames than windows, which return, and boxes move as the frames do.
+    """
+    config = events if events.window_us is not None else dataclasses.replace(events, window_us=_PEDRO_WINDOW_US)
     found = []
     for split in _PEDRO_SPLITS:
         if not (root / "numpy" / split).is_dir():
             continue
         for name in pedro_names(root, split):
             sample = load_pedro(root, split, name)
-            times = sample.events.t
-            assert config.window_us is not None
-            step = config.step_us or config.window_us
-            count = max(1, round((int(times.max()) - int(times.min())) / step)) if len(times) else 0
+            if not len(sample.events):
+                continue
+            path = _path(name, config)
+            shifts = path if len(path) else np.zeros((_num_windows(sample.events, config), 2), np.int64)
             for number, corners in enumerate(sample.boxes.astype(np.float64), start=1):
                 box = np.concatenate((corners[:2], corners[2:] - corners[:2]))
-                boxes = np.repeat(box[None], count, axis=0)
+                boxes = box + np.concatenate((shifts, np.zeros_like(shifts)), axis=1)
                 case = name if len(sample.boxes) == 1 else f"{name}-{number}"
                 truth = root / "xml" / split / f"{name}.xml"
-                found.append(ObjectVideo(case, boxes, _have_size(boxes), root, config, split, truth, name))
+                centres = boxes[:, :2] + boxes[:, 2:] / 2
+                visible = _have_size(boxes) & ((centres >= 0) & (centres < PEDRO_SIZE)).all(axis=1)
+                found.append(ObjectVideo(case, boxes, visible, root, config, split, truth, name))
     return found
+
+
+def _num_windows(events: Events, config: EventFrameConfig) -> int:
+    step = config.step_us or config.window_us
+    assert step is not None
+    return max(1, round((int(events.t.max()) - int(events.t.min())) / step))
+
+
+def _path(name: str, config: EventFrameConfig) -> NDArray[np.int64]:
+    """Where a panned sample's frames lie, whole pixels right and down, [T, 2]; none without a pan."""
+    if not config.pan_px:
+        return np.zeros((0, 2), dtype=np.int64)
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    phase, turn = rng.uniform(0, 2 * np.pi, 2), rng.uniform(0.25, 0.5, 2)
+    at = np.arange(_PANNED_FRAMES)[:, None]
+    path = config.pan_px / turn * (np.sin(phase + turn * at) - np.sin(phase))  # no step is longer than pan_px
+    return np.rint(path).astype(np.int64)
+
+
+class _Panned:
+    """The windows of a still, again and again, each moved by its place on a path; black where nothing comes in.
+
+    Args: shifts: pixels right and down, [T, 2]; none: the windows as they are.
+    """
+
+    def __init__(self, frames: EventFrames, shifts: NDArray[np.int64]) -> None:
+        self.path, self.frames, self.shifts = frames.path, frames, shifts
+        self.num_held_bytes = frames.num_held_bytes
+
+    def __len__(self) -> int:
+        return len(self.shifts) or len(self.frames)
+
+    def __getitem__(self, number: int) -> Frame:
+        frame = self.frames[number % len(self.frames)]
+        if not len(self.shifts):
+            return frame
+        right, down = self.shifts[number]
+        moved = np.zeros_like(frame)
+        if self.frames.config.kind == "picture":
+            moved[:] = 255
+        elif self.frames.config.kind == "voxels":
+            moved[:] = 128
+        height, width = frame.shape[:2]
+        to = slice(max(down, 0), max(height + min(down, 0), 0)), slice(max(right, 0), max(width + min(right, 0), 0))
+        of = slice(max(-down, 0), max(height - max(down, 0), 0)), slice(max(-right, 0), max(width - max(right, 0), 0))
+        moved[to] = frame[of]
+        return moved
+
+    def name_of(self, number: int) -> str:
+        return self.frames.name_of(number % len(self.frames))
