@@ -65,6 +65,11 @@ class CenterHead(nn.Module):
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
+        last = self.score[-1]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        # Scores begin near 0.1, CenterNet's prior, and not at 0.5 as the authors': one cell of 256 has the centre, and
+        # the first steps would only lower all others.
+        nn.init.constant_(last.bias, -2.19)
 
     def forward(self, x: Tensor) -> CenterMaps:
         return CenterMaps(score=_bounded(self.score(x)), size=_bounded(self.size(x)), offset=self.offset(x))
