@@ -54,6 +54,8 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("sot", "evaluate"): Verb(
         "statefield.cli.sot_evaluate:evaluate", "score trackers of one object as the benchmarks' own toolkits do"
     ),
+    ("sot", "track"): Verb("statefield.cli.sot_track:track", "follow one object through pictures, videos or events"),
+    ("sot", "train"): Verb("statefield.cli.sot_train:train", "learn to follow one object (MambaEVT), then test it"),
     ("video", "evaluate"): Verb(
         "statefield.cli.video_evaluate:evaluate", "score detections in images and videos, by class, size and speed"
     ),
@@ -96,6 +98,7 @@ _EXAMPLES = (
     "statefield mot evaluate --gt MOT17/train --results results/bytetrack results/sort",
     "statefield mot track MOT17/train --output results/bytetrack",
     "statefield sot evaluate --gt LaSOT/ --results results/ostrack results/mixformer --report report.html",
+    "statefield sot track video.avi --run runs/mamba_evt --init 217 100 130 140 --output results/mamba_evt",
     "statefield video train --config recipes/tracking/mamba_vod_shapes.yaml --data.train annotations.json",
     "statefield video detect street.mp4 --run runs/vid --output detections.json",
     "statefield video evaluate --gt imagenet_vid_val.json --results detections.json",
