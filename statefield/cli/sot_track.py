@@ -154,8 +154,10 @@ def _videos(arguments: argparse.Namespace) -> list[ObjectVideo]:
             f"--init is the first box of one sequence, and there are {len(found)}: name one of them with --names, or "
             "leave --init out, for the boxes of the ground truth."
         )
-    for one in found:
+    for one in found:  # what can be said without decoding is said before the first frame
         _first_box(one, arguments.init)
+        if one.place.is_dir():
+            one.open()
     return found
 
 

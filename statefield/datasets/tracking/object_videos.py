@@ -33,11 +33,11 @@ __all__ = ["EVENT_SUFFIXES", "FrameKind", "ObjectVideo", "find_object_videos"]
 
 EVENT_SUFFIXES = (".raw", ".aedat4", ".csv", ".npz", ".npy", ".h5", ".hdf5")
 FrameKind = Literal["any", "pictures", "event_pictures", "events"]
-# where publishers keep a sequence's frames; VisEvent has pictures of both cameras
+# where publishers keep a sequence's frames, {} being its name; VisEvent and COESOT have pictures of both cameras
 _FOLDERS: dict[FrameKind, tuple[str, ...]] = {
-    "pictures": ("vis_imgs", "img", "imgs", "images", "color", "img1", "."),
-    "event_pictures": ("event_imgs", "img", "imgs", "images", "."),
-    "any": ("img", "imgs", "images", "color", "img1", "vis_imgs", "event_imgs", "."),
+    "pictures": ("vis_imgs", "{}_aps", "img", "imgs", "images", "color", "img1", "."),
+    "event_pictures": ("event_imgs", "{}_dvs", "img", "imgs", "images", "."),
+    "any": ("img", "imgs", "images", "color", "img1", "vis_imgs", "{}_aps", "event_imgs", "{}_dvs", "."),
     "events": (),
 }
 _PEDRO_WINDOW_US = 10_000  # four frames of the 40 ms that a sample's boxes stand for
@@ -142,7 +142,7 @@ def find_object_videos(
         if where is None:
             raise DatasetLayoutError(
                 f"{place}: no frames of {one.name!r} for {one.path}. Looked for {one.name}/, with folders such as "
-                f"{', '.join(folder for folder in _FOLDERS['any'] if folder != '.')} in it, for {one.name}"
+                f"{', '.join(_FOLDERS['any'][:-1]).format(one.name, one.name)} in it, for {one.name}"
                 f"{VIDEO_SUFFIXES[1]} and the like, and for events ({one.name}{EVENT_SUFFIXES[0]}, ...)."
             )
         found.append(_video(one, where, events))
@@ -244,8 +244,9 @@ def _homes(root: Path, name: str) -> Iterator[Path]:
 def _inside(folder: Path, kind: FrameKind) -> Path | None:
     """The pictures or the recording in a sequence's own folder."""
     for below in _FOLDERS[kind]:
-        if pictures_in(folder / below):
-            return folder / below
+        place = folder / below.format(folder.resolve().name)
+        if pictures_in(place):
+            return place
     if kind in ("any", "events") and folder.is_dir():
         recordings = sorted(path for path in folder.iterdir() if path.suffix.lower() in EVENT_SUFFIXES)
         if len(recordings) == 1:
