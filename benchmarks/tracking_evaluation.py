@@ -7,6 +7,9 @@
 only our time is measured. The results that are scored are the ground truth, disturbed as a tracker would (from a seed;
 tests/fakes/mot.py). Both compute HOTA, CLEAR and Identity, print their tables and write nothing. Times are printed only
 if both agree to 1e-9 on every combined score of every threshold in the same run.
+
+`stages` says where our time goes: each stage of a process of its own, one sequence after the other in one thread (the
+command scores sequences in as many threads as there are processors).
 """
 
 from __future__ import annotations
@@ -57,6 +60,52 @@ if scores:
     combined = results["MotChallenge2DBox"]["disturbed"]["COMBINED_SEQ"]["pedestrian"]
     with open(scores, "w") as file:
         json.dump({m: {k: np.asarray(v).tolist() for k, v in f.items()} for m, f in combined.items()}, file)
+"""
+
+
+# runs in a process of its own: argument 1 is the ground truth, argument 2 the results; prints seconds of each stage
+_STAGES = """
+import json, sys, time
+from collections import defaultdict
+seconds, since = defaultdict(float), time.perf_counter()
+def done(stage):
+    global since
+    now = time.perf_counter()
+    seconds[stage] += now - since
+    since = now
+import numpy
+done("import of NumPy")
+from pathlib import Path
+from statefield.cli import main, mot_evaluate
+from statefield.datasets.tracking.bad_rows import BadRows
+from statefield.datasets.tracking.multi_object import open_ground_truth
+from statefield.tasks.tracking.mot_evaluation import evaluate, protocols, score_views
+from statefield.tasks.tracking.mot_evaluation.sequence import MotSequence
+done("import of statefield")
+import rich.console, rich.table
+done("import of rich")
+truth = open_ground_truth(Path(sys.argv[1]))
+done("finding the files")
+for each in truth.sequences:
+    gt = evaluate.read_mot_ground_truth(
+        each.ground_truth, num_frames=each.num_frames, has_classes=truth.has_classes, bad=BadRows(each.ground_truth)
+    )
+    path = Path(sys.argv[2], "data", each.name + ".txt")
+    found = evaluate.read_mot_results(path, num_frames=each.num_frames, bad=BadRows(path))
+    done("reading text")
+    MotSequence.of(each.num_frames, gt, found)
+    done("overlaps")
+    ready = protocols.mot_sequence(
+        gt, found, each.num_frames, benchmark=truth.benchmark, has_classes=truth.has_classes
+    )
+    done("rules of the benchmark")  # and the overlaps once more, taken off below
+    ready.track_pairs, ready.gt_frames, ready.tracker_frames
+    done("numbering of tracks")
+    for name in ("HOTA", "CLEAR", "Identity"):
+        evaluate.METRICS[name].observe(ready)
+        done(name)
+seconds["rules of the benchmark"] = max(0.0, seconds["rules of the benchmark"] - seconds["overlaps"])
+print(json.dumps(seconds))
 """
 
 
@@ -126,11 +175,26 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if agrees is False:
         return report  # no speed of what is wrong
     report["seconds"] = rows
+    report["stages"] = _stages(options, folder / "disturbed")
     if agrees:
         ratios = [other[0] / ours[0] for ours, other in zip(*(times[name][1:] for name in commands), strict=True)]
         report["ratio"] = statistics.median(ratios)
         report["ratio_of_cpu_time"] = rows["TrackEval 1.3.0"]["median_cpu"] / rows["statefield"]["median_cpu"]
+    report["runs"] = [{"program": name, **row} for name, row in rows.items()]
     return report
+
+
+def _stages(options: argparse.Namespace, results: Path) -> list[dict[str, Any]]:
+    """Medians of what each stage takes, milliseconds."""
+    script = [sys.executable, "-c", _STAGES, str(options.gt), str(results)]
+    measured = []
+    for _ in range(options.repeats + 1):
+        seconds = {"start of Python": _run([sys.executable, "-c", "pass"])[0]}
+        out = subprocess.run(script, check=True, capture_output=True, text=True).stdout  # noqa: S603
+        measured.append(seconds | json.loads(out))
+    return [
+        {"stage": stage, "ms": 1000 * statistics.median(each[stage] for each in measured[1:])} for stage in measured[0]
+    ]
 
 
 def _run(command: Sequence[str]) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from statefield.datasets.tracking.track_boxes import TrackBoxes
 from statefield.tasks.tracking.mot_evaluation import workers
 from statefield.tasks.tracking.mot_evaluation.assignment import matched_pairs
-from statefield.tasks.tracking.mot_evaluation.clear import _best_of, _matchings
+from statefield.tasks.tracking.mot_evaluation.continued_matching import _best_of, _matchings
 from statefield.tasks.tracking.mot_evaluation.evaluate import METRICS, evaluate_mot
 from statefield.tasks.tracking.mot_evaluation.hota import ALPHAS, _sums_of_row, observe_hota
 from statefield.tasks.tracking.mot_evaluation.overlaps import Frames
