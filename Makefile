@@ -2,6 +2,7 @@
 # make test   everything the project promises, tested
 # make test-slow   the tests that train for minutes
 # make check  style, types, and the floors of the house
+# make docs   the documents as a site in build/site, every link checked
 #
 # Each makes .venv and installs what it needs by itself. VENV=PATH uses another environment.
 
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.statefield-installed
 
-.PHONY: demo test test-slow check bench install clean
+.PHONY: demo test test-slow check bench docs install clean
 
 install: $(STAMP)
 
@@ -35,6 +36,16 @@ check: install
 
 bench: install
 	$(BIN)/statefield bench kernels --json benchmarks/results/kernels_cpu.json
+
+# The site needs MkDocs alone: no torch, and not the package.
+docs: $(VENV)/.docs-installed
+	$(BIN)/mkdocs build --strict
+
+$(VENV)/.docs-installed: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" > $(VENV)/docs.txt
+	@$(BIN)/python -m pip install --quiet --requirement $(VENV)/docs.txt
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build runs .pytest_cache .mypy_cache .ruff_cache
