@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from statefield.datasets.readers.limits import require_memory
 from statefield.datasets.readers.video import Frames, find_frames
 from statefield.datasets.tracking.coco_json import Entry, write_results
 from statefield.datasets.tracking.video_objects import open_videos
@@ -25,6 +26,7 @@ from statefield.tasks.tracking.video_detection.training import TrainedDetector
 
 __all__ = ["DetectedVideo", "DetectionInput", "Drawing", "detect_videos", "find_inputs", "require_free"]
 
+_LARGEST_ANIMATION_PX = 1280 * 1280  # of a frame; all of an animation are in memory at once
 OnFrame = Callable[[str, int, int | None], None]  # video, frames done, of how many
 
 
@@ -93,11 +95,17 @@ def require_free(output: Path, drawing: Drawing | None, *, overwrite: bool) -> N
     """Raise `ConfigError` where results or pictures are there already, or cannot be written in the form asked for."""
     if output.suffix.lower() != ".json":
         raise ConfigError(f"--output {output}: a name that ends in .json is needed.")
-    there = [path for path in (output, drawing.folder if drawing else None) if path is not None and path.exists()]
+    written = [output, images_file(output), *([drawing.folder] if drawing is not None else [])]
+    there = [path for path in written if path.exists()]
     if there and not overwrite:
         raise ConfigError(f"{there[0]} is there already. Replace it with --overwrite, or name another --output.")
     if drawing is not None:
         require_writer(drawing.form)
+
+
+def images_file(output: Path) -> Path:
+    """Where it is said which frame is which number, of results in `output`."""
+    return output.with_name(f"{output.stem}_images.json")
 
 
 def detect_videos(
@@ -122,6 +130,11 @@ def detect_videos(
     Raises: DataError: a frame that cannot be read; the message names its file.
     """
     partial = None if drawing is None else drawing.folder.with_name(f".{drawing.folder.name}.partial")
+    if drawing is not None and drawing.form == "webp":
+        for one in inputs:
+            width, height = one.frames.size
+            pixels = (one.frames.length or 0) * min(width * height, _LARGEST_ANIMATION_PX)
+            require_memory(one.frames.path, 3 * pixels, f"{one.frames.length} frames, held for one animation")
     detected: list[DetectedVideo] = []
     images: list[Entry] = []
     try:
@@ -143,7 +156,7 @@ def detect_videos(
     write_results(output, [entry for one in detected for entry in one.entries])
     if all(one.image_ids is not None for one in inputs):
         return detected, None
-    beside = output.with_name(f"{output.stem}_images.json")
+    beside = images_file(output)
     videos = [{"id": number, "name": one.frames.name} for number, one in enumerate(inputs, start=1)]
     categories = [
         {"id": number, "name": name} for number, name in zip(trained.category_ids, trained.classes, strict=True)
