@@ -194,18 +194,22 @@ def _matchings(form: tuple[int, ...]) -> tuple[tuple[int, ...], ...] | None:
     if len(form) > _MOST_EDGES:
         return None
     found: list[tuple[int, ...]] = []
+    every = (1 << len(form)) - 1
+    # of each pair, as bits, those that share its row or its column, itself among them
+    excluded = [
+        sum(1 << at for at, other in enumerate(form) if other // _SIDE == one // _SIDE or other % _SIDE == one % _SIDE)
+        for one in form
+    ]
 
-    def extend(chosen: tuple[int, ...], left: tuple[int, ...]) -> None:
-        for place, edge in enumerate(left):
-            row, column = divmod(form[edge], _SIDE)
-            fits = [at for at in left[place + 1 :] if form[at] // _SIDE != row and form[at] % _SIDE != column]
-            extend((*chosen, edge), tuple(fits))
-        taken = [divmod(form[edge], _SIDE) for edge in chosen]
-        rows, columns = {row for row, _ in taken}, {column for _, column in taken}
-        if all(each // _SIDE in rows or each % _SIDE in columns for each in form):
+    def extend(chosen: tuple[int, ...], first: int, gone: int) -> None:
+        if gone == every:
             found.append(chosen)
+            return
+        for edge in range(first, len(form)):
+            if not gone >> edge & 1:
+                extend((*chosen, edge), edge + 1, gone | excluded[edge])
 
-    extend((), tuple(range(len(form))))
+    extend((), 0, 0)
     return tuple(found)
 
 
