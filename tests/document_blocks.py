@@ -4,13 +4,15 @@ A block is run unless a comment right above it says why not:
 
     <!-- not run: it trains for minutes -->
 
-A block with a title is a file of that name, which later blocks of the page may import; the others are one program, in
-the order of the page.
+A block with a title is a file of that name: a module where a later block of the page imports it, else a script, which
+is run after them. The other blocks are one program, in the order of the page.
 """
 
 from __future__ import annotations
 
 import re
+import runpy
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
@@ -64,4 +66,7 @@ def run_page(path: Path, folder: Path, surroundings: dict[str, Any]) -> dict[str
             (folder / block.title).write_text(block.code, encoding="utf-8")
         else:
             exec(compile(block.code, block.place, "exec"), names)
+    for block in python_blocks(path):
+        if block.title and not block.not_run and Path(block.title).stem not in sys.modules:
+            runpy.run_path(str(folder / block.title), run_name="__main__")
     return names

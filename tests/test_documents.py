@@ -153,11 +153,14 @@ def test_the_backbone_of_the_page_on_extending_passes_what_conformance_asks(
 
 def commands(text: str) -> list[str]:
     """The `statefield ...` command lines of a page: in fenced or indented blocks, and alone between backticks."""
+    text = re.sub(r"\\\n\s*", " ", text)  # a command on several lines
     fenced = re.findall(r"^```(?:sh|console|text)?\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
     lines = [line for block in fenced for line in block.splitlines()]
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     lines += [line for line in prose.splitlines() if line.startswith("    ")]
-    found = [match[1] for line in lines if (match := re.match(r"\s*(?:\$ |srun |--no-python )?(statefield .*)", line))]
+    found = [
+        match[1] for line in lines if (match := re.search(r"(?:^\s*|\$ |srun |--no-python )(statefield .*)", line))
+    ]
     found += [span.replace("\n", " ") for span in re.findall(r"`(statefield [^`]+)`", prose)]
     return [line for line in found if "<" not in line and "..." not in line]
 
