@@ -27,7 +27,7 @@ from statefield.files import write_json
 from statefield.tasks.common import confusion
 from statefield.tasks.common.environment import describe_environment
 from statefield.tasks.remote_sensing.change_metrics import Scores
-from statefield.tasks.remote_sensing.hyperspectral.contenders import CONTENDERS, Classifier, examples
+from statefield.tasks.remote_sensing.hyperspectral.contenders import CONTENDERS, Classifier, NetContender, examples
 from statefield.tasks.remote_sensing.hyperspectral.jobs import run_all
 from statefield.tasks.remote_sensing.hyperspectral.metrics import over_seeds, summarise
 from statefield.tasks.remote_sensing.hyperspectral.scene_map import (
@@ -156,8 +156,11 @@ def compare(
     if begin is not None:
         begin()
     runs: list[dict[str, Any] | None] = [_made_before(folder, cell) for cell in cells]
-    # seed by seed, so that a run that is stopped has compared whole seeds
-    waiting = sorted((number for number, run in enumerate(runs) if run is None), key=lambda number: cells[number].seed)
+    # seed by seed, so that a run that is stopped has compared whole seeds; long runs first, so that no process waits
+    waiting = sorted(
+        (number for number, run in enumerate(runs) if run is None),
+        key=lambda number: (cells[number].seed, -_windows_to_learn(cells[number])),
+    )
     common = _Common(scene, epochs, device, folder, maps and folder is not None, seeds[0])
     if folder is not None and maps:
         write_picture(folder / "maps" / "labels.png", scene.labels, len(scene.info.classes))
@@ -218,6 +221,12 @@ def compare(
         },
         "environment": describe_environment(_PACKAGES),
     }
+
+
+def _windows_to_learn(cell: Cell) -> int:
+    """How long a run takes, roughly: windows that a net learns; a support vector machine is done in seconds."""
+    is_net = isinstance(CONTENDERS[cell.contender], NetContender)
+    return len(cell.split.pixels("train")) if is_net else 0
 
 
 def run_cell(common: _Common, cell: Cell, report: Callable[[float], None]) -> dict[str, Any]:
