@@ -27,6 +27,7 @@ class MotionDataConfig:
         test: sequences to score at the end; all others of the folder are trained on.
         batch_size: windows per batch.
         jitter: noise of the history, at most this share of a box's sides; 0: none.
+        clean: the probability that a window has no noise all the same.
         shorten: the probability that only the last steps of a window are given, as of a young track.
         mirror: exchange left and right with probability 1/2.
         workers: processes that prepare windows; 0: none. The windows are the same either way.
@@ -38,6 +39,7 @@ class MotionDataConfig:
     test: list[str] = field(default_factory=list)
     batch_size: int = 64
     jitter: float = 0.0
+    clean: float = 0.0
     shorten: float = 0.1
     mirror: bool = True
     workers: int = 0
@@ -55,7 +57,12 @@ class MotionModelConfig:
         unit: what steps are measured in, "box" (the sides of the box as it was last seen) or "image" (the image's).
         from_last_step: the net gives what the next step has beyond the last one, beginning with constant velocity, in
             place of the step itself (the paper's form).
+        residual: add a block's input to what its Mambas make of it, which the paper's form does not.
+        scale: what a step of 1 is to the layers, in the unit; null: the standard deviation of the training's steps.
         without_scan: replace every scan by the identity.
+        convolution: replace every pair of Mambas by convolutions over the steps, of about as many weights.
+        loss: "smooth_l1" (the paper's) of steps in standard deviations, or "overlap": 1 - GIoU of the predicted and the
+            next box, for the unit "box".
         beta: the error, in standard deviations of a step, at which the smooth L1 loss goes from square to linear.
         lr: the largest learning rate (AdamW).
         weight_decay: of matrices; norms and biases have none.
@@ -70,7 +77,11 @@ class MotionModelConfig:
     d_state: int = 16
     unit: Unit = "box"
     from_last_step: bool = False
+    residual: bool = False
+    scale: float | None = None
     without_scan: bool = False
+    convolution: bool = False
+    loss: Literal["smooth_l1", "overlap"] = "smooth_l1"
     beta: float = 1.0
     lr: float = 1e-3
     weight_decay: float = 0.01
@@ -81,12 +92,13 @@ class MotionModelConfig:
     @property
     def name(self) -> str:
         """What tells the model from its control."""
-        return "mtp" + (" without scan" if self.without_scan else "")
+        return "mtp" + (" without scan" if self.without_scan else "") + (" of convolutions" if self.convolution else "")
 
     @property
     def about(self) -> dict[str, str]:
         """What a file of its weights says of itself."""
-        return {"net": "mtp", "unit": self.unit} | ({"scans": "without scan"} if self.without_scan else {})
+        about = {"net": "mtp", "unit": self.unit} | ({"scans": "without scan"} if self.without_scan else {})
+        return about | ({"mixers": "convolutions"} if self.convolution else {})
 
 
 @dataclass(frozen=True)
@@ -95,9 +107,12 @@ class MotionControlConfig:
 
     Args:
         without_scan: the net itself with every scan replaced by the identity.
+        convolution: the net with convolutions of about as many weights in place of its Mambas; without_scan is false
+            then.
     """
 
     without_scan: bool = True
+    convolution: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,17 +139,19 @@ class MotionRecipe:
         """The recipe of the control's run, all else equal.
 
         Raises:
-            ConfigError: the control would be the model.
+            ConfigError: the control would be the model, or no net.
         """
         assert self.control is not None
-        if not self.control.without_scan or self.model.without_scan:
+        if self.control.without_scan == self.control.convolution or self.model.without_scan or self.model.convolution:
             raise ConfigError(
-                "control.without_scan is what a control of mtp is, and the model itself has scans then: set it to true "
-                "and model.without_scan to false, or leave the control out."
+                "a control of mtp has either control.without_scan or control.convolution, and the model itself has its "
+                "scans: set one of the two to true and model.without_scan and model.convolution to false, or leave the "
+                "control out."
             )
-        return dataclasses.replace(
-            self, run=run, model=dataclasses.replace(self.model, without_scan=True), control=None
+        model = dataclasses.replace(
+            self.model, without_scan=self.control.without_scan, convolution=self.control.convolution
         )
+        return dataclasses.replace(self, run=run, model=model, control=None)
 
 
 def read_recipe(path: Path) -> MotionRecipe:

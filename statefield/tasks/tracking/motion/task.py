@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
+from torchvision.ops import generalized_box_iou_loss
 
 from statefield.backbones import without_scan
+from statefield.errors import ConfigError
 from statefield.tasks.common.module import DensePredictionTask
 from statefield.tasks.common.parallel import of_all
 from statefield.tasks.tracking.motion.accuracy import paired_overlap
@@ -23,6 +25,7 @@ from statefield.tasks.tracking.nets import MotionPredictor
 
 VALIDATION_SCORE = "IoU/next box"
 _BATCH = 4096
+_LEAST_SIDE = 1e-3
 
 __all__ = ["VALIDATION_SCORE", "MotionTask", "SequenceCases", "build_net"]
 
@@ -35,8 +38,17 @@ def build_net(config: MotionModelConfig) -> MotionPredictor:
         num_layers=config.num_layers,
         d_state=config.d_state,
         from_last_step=config.from_last_step,
+        convolution=config.convolution,
+        residual=config.residual,
     )
     return without_scan(net) if config.without_scan else net
+
+
+def _next_corners(steps: Tensor) -> Tensor:
+    """The next box [B, 4] (x1, y1, x2, y2) after steps [B, 4] in the sides of the last one, which is 1 by 1 about 0."""
+    half = (1 + steps[:, 2:].float()).clamp(min=_LEAST_SIDE) / 2
+    centre = steps[:, :2].float()
+    return torch.cat((centre - half, centre + half), dim=1)
 
 
 class SequenceItem(TypedDict):
@@ -96,6 +108,11 @@ class MotionTask(DensePredictionTask):
         total_steps: int,
         max_skipped_steps: int = 10,
     ) -> None:
+        if config.loss == "overlap" and config.unit != "box":
+            raise ConfigError(
+                f"model.loss overlap and model.unit {config.unit}: how much boxes overlap follows from steps in their "
+                "own sides alone. Set model.unit to box, or model.loss to smooth_l1."
+            )
         super().__init__(
             lr=config.lr,
             weight_decay=config.weight_decay,
@@ -108,12 +125,14 @@ class MotionTask(DensePredictionTask):
         )
         self.net = build_net(config)
         self.net.spread.copy_(torch.from_numpy(spread))
-        self.beta = config.beta
+        self.loss, self.beta = config.loss, config.beta
         self._sums: dict[str, tuple[float, int]] = {}
 
     def batch_loss(self, batch: Any) -> Tensor:
-        """Smooth L1 of the step in standard deviations, the mean over the four numbers (the paper's loss)."""
+        """Smooth L1 of the step in standard deviations, the mean over its numbers (the paper's loss); or 1 - GIoU."""
         found = self.net(batch["steps"], batch["length"])
+        if self.loss == "overlap":
+            return generalized_box_iou_loss(_next_corners(found), _next_corners(batch["target"]), reduction="mean")
         return functional.smooth_l1_loss(found / self.net.spread, batch["target"] / self.net.spread, beta=self.beta)
 
     def on_validation_epoch_start(self) -> None:

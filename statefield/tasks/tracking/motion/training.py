@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback
 
@@ -81,11 +82,13 @@ def train(
         history=recipe.model.history,
         unit=recipe.model.unit,
         jitter=recipe.data.jitter,
+        clean=recipe.data.clean,
         shorten=recipe.data.shorten,
         mirror=recipe.data.mirror,
         seed=recipe.seed,
     )
-    spread = windows.spread()
+    scale = recipe.model.scale
+    spread = windows.spread() if scale is None else np.full(4, scale, np.float32)
 
     def task(plan: MotionRecipe, total_steps: int) -> MotionTask:
         def build() -> MotionTask:

@@ -125,6 +125,7 @@ class MotionWindows(Dataset[WindowItem]):
         tracks: of each sequence. history: q. unit: what steps are measured in.
         jitter: the boxes of a window's history are moved by normal noise of a share of their sides, which is drawn
             evenly from 0 to this: so the net learns what to make of detections, which are not as smooth as annotations.
+        clean: the probability that a window has no noise all the same.
         shorten: the probability that only the last steps are given, their number drawn evenly.
         mirror: exchange left and right with probability 1/2.
     """
@@ -136,12 +137,13 @@ class MotionWindows(Dataset[WindowItem]):
         history: int,
         unit: Unit,
         jitter: float,
+        clean: float = 0.0,
         shorten: float,
         mirror: bool,
         seed: int,
     ) -> None:
         self.tracks, self.history, self.unit, self.seed = list(tracks), history, unit, seed
-        self.jitter, self.shorten, self.mirror = jitter, shorten, mirror
+        self.jitter, self.clean, self.shorten, self.mirror = jitter, clean, shorten, mirror
         self.at = [each.present for each in self.tracks]
         self.ends = np.cumsum([len(at) for at in self.at])
         if not len(self.ends) or not self.ends[-1]:
@@ -170,7 +172,7 @@ class MotionWindows(Dataset[WindowItem]):
         boxes, lengths = each.window(at, self.history)
         if rng.random() < self.shorten:
             lengths = rng.integers(1, lengths + 1)
-        if self.jitter:
+        if self.jitter and not (self.clean and rng.random() < self.clean):
             share = rng.uniform(0, self.jitter)
             boxes = boxes + rng.normal(0, share, boxes.shape) * boxes[..., [2, 3, 2, 3]]
             boxes[..., 2:] = np.maximum(boxes[..., 2:], 1.0)

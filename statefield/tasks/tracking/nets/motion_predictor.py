@@ -11,8 +11,11 @@ steps are kept from exploding (they are compressed).
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from statefield.backbones._mixers import OrientedMixer
 from statefield.errors import ConfigError, ShapeError
@@ -20,19 +23,40 @@ from statefield.errors import ConfigError, ShapeError
 __all__ = ["MotionPredictor"]
 
 
-class _Block(nn.Module):
-    """Two Mambas, one from either end, and an MLP: [B, L, D] -> [B, L, D]."""
+class _Convolutions(nn.Module):
+    """The control's mixer, about as large as two Mambas; a step sees four to either side: [B, L, D] -> [B, L, D]."""
 
-    def __init__(self, dim: int, d_state: int, expand: float, mlp_ratio: float) -> None:
+    def __init__(self, dim: int, expand: float) -> None:
         super().__init__()
-        self.forwards = OrientedMixer(dim, routes={"scan": "raster"}, d_state=d_state, expand=expand)
-        self.backwards = OrientedMixer(dim, routes={"scan": "raster~"}, d_state=d_state, expand=expand)
+        inner = int(expand * dim)
+        self.across = nn.Conv1d(dim, inner, kernel_size=9, padding=4)
+        self.back = nn.Conv1d(inner, dim, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.back(functional.silu(self.across(x.transpose(1, 2)))).transpose(1, 2)
+
+
+class _Block(nn.Module):
+    """Two Mambas, one from either end (or the control's convolutions), and an MLP: [B, L, D] -> [B, L, D]."""
+
+    def __init__(
+        self, dim: int, d_state: int, expand: float, mlp_ratio: float, convolution: bool, residual: bool
+    ) -> None:
+        super().__init__()
+        self.residual = residual
+        mixer = partial(OrientedMixer, dim, d_state=d_state, expand=expand)
+        self.forwards = _Convolutions(dim, expand) if convolution else mixer(routes={"scan": "raster"})
+        self.backwards = None if convolution else mixer(routes={"scan": "raster~"})
         hidden = int(mlp_ratio * dim)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.forwards(x) + self.backwards(x)
+        y = self.forwards(x)
+        if self.backwards is not None:
+            y = y + self.backwards(x)
+        if self.residual:
+            y = y + x
         return y + self.norm(self.mlp(y))
 
 
@@ -44,6 +68,9 @@ class MotionPredictor(nn.Module):
         mlp_ratio: hidden units of a block's MLP over D.
         from_last_step: the layers give what the next step has beyond the last one, nothing at first, so that training
             begins with constant velocity; without it, as in the paper, they give the step itself.
+        residual: add a block's input to what its Mambas make of it. The paper's equations do not, and then little of
+            the steps comes through three blocks: Mambas begin with outputs far smaller than their inputs.
+        convolution: convolutions over the steps in place of the Mambas, of about as many weights: the control.
 
     A step is (dx, dy, dw, dh) of a box's centre and sides in the unit of `statefield.tasks.tracking.motion`, which
     measures and undoes it. A track with fewer steps has zeros in front, which the mean over frames leaves out.
@@ -61,6 +88,8 @@ class MotionPredictor(nn.Module):
         expand: float = 2.0,
         mlp_ratio: float = 4.0,
         from_last_step: bool = False,
+        convolution: bool = False,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         if history < 1 or num_layers < 1:
@@ -69,7 +98,9 @@ class MotionPredictor(nn.Module):
         # What a step of 1 is to the layers: the standard deviation of the training's steps, kept with the weights.
         self.spread = nn.Buffer(torch.ones(4))
         self.embed = nn.Linear(4, dim)
-        self.blocks = nn.ModuleList(_Block(dim, d_state, expand, mlp_ratio) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(
+            _Block(dim, d_state, expand, mlp_ratio, convolution, residual) for _ in range(num_layers)
+        )
         last = nn.Linear(dim, 4)
         self.head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), last)
         self.from_last_step = from_last_step

@@ -63,6 +63,20 @@ def test_a_run_ends_with_the_comparison_and_tracks(truth, tmp_path, capsys):
     assert np.loadtxt(output / "street.txt", delimiter=",").shape == (8, 10)
 
 
+@pytest.mark.parametrize(
+    "more", [[], ["--model.from_last_step", "true", "--data.jitter", "0.02", "--data.clean", "0.5"]]
+)
+def test_the_control_of_convolutions_is_trained_the_same_way(truth, tmp_path, more):
+    run = tmp_path / "run"
+    control = ["--control.without_scan", "false", "--control.convolution", "true", "--model.loss", "overlap"]
+    assert main(words(truth, run, *control, *more)) == 0
+    rows = json.loads((run / "metrics.json").read_text())["comparison"]
+    assert [(row["name"], row["role"]) for row in rows[:2]] == [("mtp", "model"), ("mtp of convolutions", "control")]
+    weights = read_weights(run / "control" / "weights.safetensors")
+    assert not any(name.endswith("A_log") for name in weights)
+    assert torch.equal(read_weights(run / "weights.safetensors")["spread"], weights["spread"])
+
+
 def test_the_recipe_runs(truth, tmp_path):
     run = tmp_path / "run"
     more = ["--data.root", str(truth), "--run", str(run), "--trainer.fast_dev_run", "true"]
@@ -102,6 +116,8 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(truth, tmp_path, monkeyp
         (["--data.val", "[MOT17-99]"], "no sequence 'MOT17-99'"),
         (["--data.test", f"[{NAMES[1]}]"], "none of them in both"),
         (["--control.without_scan", "true", "--model.without_scan", "true"], "control.without_scan"),
+        (["--control.without_scan", "true", "--control.convolution", "true"], "control.convolution"),
+        (["--model.loss", "overlap", "--model.unit", "image"], "Set model.unit to box"),
         (["--model.dims", "8"], "Did you mean"),
     ],
 )

@@ -24,6 +24,15 @@ def test_each_block_has_two_mambas_and_a_perceptron():
     assert total == ends + 2 * (2 * mamba + perceptron + 2 * 16)
 
 
+def test_the_control_has_convolutions_and_about_as_many_weights():
+    def size(**options):
+        net = MotionPredictor(history=10, dim=32, **options)
+        return sum(parameter.numel() for parameter in net.parameters())
+
+    assert not any(name.endswith("A_log") for name, _ in MotionPredictor(dim=32, convolution=True).named_parameters())
+    assert abs(size(convolution=True) / size() - 1) < 0.05
+
+
 def test_the_last_steps_are_read_and_so_is_their_order():
     net, steps = small().eval(), torch.randn(1, 4, 4)
     whole = torch.tensor([4])
