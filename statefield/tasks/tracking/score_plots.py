@@ -51,7 +51,10 @@ class CurvePlot:
 
 
 def draw(plot: CurvePlot) -> Figure:
-    """The figure, on white. Colours are told apart without red-green vision; after seven the line style changes."""
+    """The figure, on white. Colours are told apart without red-green vision; after seven the line style changes.
+
+    A line's colour is that of its place in `plot.lines`, so that it is the same in all figures of an evaluation.
+    """
     from matplotlib.figure import Figure  # most evaluations draw nothing, and this takes longer than they do
 
     from statefield.tasks.common.figures import class_colour
@@ -64,7 +67,10 @@ def draw(plot: CurvePlot) -> Figure:
     if plot.mark is not None:
         axes.axvline(plot.mark, color=_QUIET, linewidth=0.8, linestyle=":")
     order = sorted(plot.lines, key=lambda label: -_rank(plot.scores.get(label)))
-    for index, label in enumerate(order):
+    places = {label: place for place, label in enumerate(plot.lines)}
+    per_cent = plot.y_range is not None and plot.y_range[1] > 1
+    for label in order:
+        index = places[label]
         score = plot.scores.get(label)
         axes.plot(
             x,
@@ -72,7 +78,9 @@ def draw(plot: CurvePlot) -> Figure:
             _STYLES[index // 7 % len(_STYLES)],
             color=class_colour(index % 7 + 1),
             linewidth=2.0,
-            label=label if score is None else f"{label}  [{score:.{1 if abs(score) >= 10 else 3}f}{plot.unit}]",
+            label=label
+            if score is None
+            else f"{label}  [{score:.{1 if per_cent or abs(score) >= 10 else 3}f}{plot.unit}]",
         )
     axes.set_title(plot.title, loc="left", fontsize=11, fontweight="bold", color=_TEXT)
     axes.set_xlabel(plot.x_label, color=_TEXT)

@@ -70,6 +70,20 @@ def test_lines_stand_in_the_legend_from_high_to_low(count):
     assert len(figure.axes[0].lines) == count
 
 
+def test_a_tracker_has_the_same_colour_in_every_figure():
+    lines = {"one": [0, 50], "other": [0, 60]}
+    colours = []
+    for scores in ({"one": 4.23, "other": 3.1}, {"one": 4.0, "other": 55.0}):
+        figure = draw(CurvePlot("p", "P", "x", "y", [0, 1], lines, scores, y_range=(0.0, 100.0)))
+        legend = figure.axes[0].get_legend()
+        assert legend is not None
+        texts = [text.get_text() for text in legend.get_texts()]
+        assert texts[0].startswith(max(scores, key=lambda name: scores[name]))
+        assert all(text.endswith(f"[{scores[text.split()[0]]:.1f}]") for text in texts), "per cent have one decimal"
+        colours.append({line.get_label().split()[0]: line.get_color() for line in figure.axes[0].lines})
+    assert colours[0] == colours[1]
+
+
 def test_plots_are_written_as_pictures_and_for_papers(tmp_path):
     plot = CurvePlot("p", "P", "x", "y", [0, 1], {"a": [0, 1]}, band=(0.2, 0.4), mark=0.5)
     written = save_plots(tmp_path, [plot])
