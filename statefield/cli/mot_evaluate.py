@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _METRICS = ("HOTA", "CLEAR", "Identity", "VACE", "TrackMAP")
 _SLOW_AFTER = 8  # sequences: below, nothing takes long enough for a bar
+_FILE_WIDTH = 200
 _EPILOG = """
 Ground truth: SEQUENCE/gt/gt.txt (MOTChallenge, DanceTrack, SportsMOT), label_02/ (KITTI), SEQUENCE/gt.txt or
 SEQUENCE.txt (plain). Results: SEQUENCE.txt in DIR or DIR/data; a DIR that holds folders of such files is several
@@ -165,6 +166,8 @@ def _print(evaluation: MotEvaluation, *, details: bool) -> None:
     from statefield.tasks.tracking.score_tables import screen_table
 
     console = Console(highlight=False)
+    if not console.is_terminal:  # a file is as wide as it must be: names stay whole
+        console = Console(highlight=False, width=_FILE_WIDTH)
     truth = evaluation.ground_truth
     count = f"{len(truth.sequences)} {'sequence' if len(truth.sequences) == 1 else 'sequences'}"
     console.print(
@@ -173,7 +176,7 @@ def _print(evaluation: MotEvaluation, *, details: bool) -> None:
         markup=False,
     )
     for table in score_tables(evaluation, sequences=details or len(evaluation.trackers) == 1, details=details):
-        console.print(screen_table(table))
+        console.print(screen_table(table, console.width))
     for note in evaluation.notes:
         console.print(note, soft_wrap=True, markup=False)
 
