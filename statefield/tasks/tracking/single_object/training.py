@@ -71,6 +71,8 @@ def load_tracker(path: Path, config: TrackerConfig | None = None) -> TrainedTrac
     Raises:
         ConfigError, CheckpointError: no such run, one without weights, or a file that does not fit.
     """
+    if path.is_file() and RunFolder(path.parent).exists() and RunFolder(path.parent).weights == path:
+        path = path.parent  # its recipe says how far the crops reach
     if path.is_file():
         net, _ = load_mamba_evt(path)
         return TrainedTracker(path.stem, net, SotModelConfig(), config or TrackerConfig())
@@ -240,7 +242,8 @@ def read_splits(recipe: SotRecipe) -> dict[str, list[Part]]:
 
 def _videos(recipe: SotRecipe, root: Path) -> list[ObjectVideo]:
     data = recipe.data
-    found = find_object_videos(root, truth=data.truth, kind=data.kind, events=data.events)
+    truth = data.truth if root == data.root else None
+    found = find_object_videos(root, truth=truth, kind=data.kind, events=data.events)
     without = [one for one in found if not one.visible.any() or (len(one.boxes) < 2)]
     if without:
         raise DataError(
