@@ -1,0 +1,57 @@
+"""A small MambaEVT learns to follow: targets, grounds and paths of the test are none that it was trained on."""
+
+import json
+
+import pytest
+from fakes.moving_targets import write_otb
+
+from statefield.cli.main import main
+
+TRAIN, VAL, TEST = range(24), range(100, 101), range(200, 204)
+DATA = {"templates": 1, "search_shift": 1.5, "search_scale": 0.15, "grey": 0, "batch_size": 16}
+MODEL = {
+    "template_size": 32,
+    "search_size": 64,
+    "patch_size": 8,
+    "template_factor": 1.5,
+    "search_factor": 3.0,
+    "dim": 48,
+    "num_layers": 2,
+    "d_state": 4,
+    "head_channels": 48,
+    "drop_path_rate": 0,
+    "lr": 2e-3,
+    "backbone_lr": 1,
+    "warmup_steps": 20,
+    "schedule": "cosine",
+    "average_decay": 0.97,
+}
+TRACKER = {"short_templates": 2, "long_templates": 4}
+TRAINER = {"max_epochs": 1, "steps_per_epoch": 600, "threads": 1, "accelerator": "cpu"}
+
+
+def words(**groups):
+    pairs = [(f"--{group}.{name}", str(groups[group][name])) for group in groups for name in groups[group]]
+    return [word for pair in pairs for word in pair]
+
+
+@pytest.mark.slow
+def test_unseen_targets_are_followed_to_the_end(tmp_path):
+    """Recorded: AUC 73 and precision 100 after these 600 steps; still rising with more, a goal of 80 is open."""
+    names = {"train": TRAIN, "val": VAL, "test": TEST}
+    root = write_otb(tmp_path / "otb", {f"{split}{seed}": seed for split in names for seed in names[split]}, 40)
+    held_out = {split: f"[{', '.join(f'{split}{seed}' for seed in names[split])}]" for split in ("val", "test")}
+    run, results = tmp_path / "run", tmp_path / "results"
+    settings = words(data={"root": root} | held_out | DATA, model=MODEL, tracker=TRACKER, trainer=TRAINER)
+    assert main(["sot", "train", *settings, "--run", str(run)]) == 0
+    tested = [f"test{seed}" for seed in TEST]
+    track = ["sot", "track", str(root), "--names", *tested, "--run", str(run), "--output", str(results)]
+    assert main([*track, "--device", "cpu"]) == 0
+    scores = tmp_path / "scores.json"
+    evaluate = ["sot", "evaluate", "--gt", str(root), "--results", str(results), "--sequences", *tested]
+    assert main([*evaluate, "--json", str(scores)]) == 0
+    (tracker,) = json.loads(scores.read_text())["evaluations"][0]["trackers"].values()
+    assert tracker["overall"]["P"] >= 95
+    assert tracker["overall"]["AUC"] >= 65
+    rows = {row["name"]: row["AUC"] for row in json.loads((run / "metrics.json").read_text())["comparison"]}
+    assert rows["the first box"] < 0.2
