@@ -154,3 +154,15 @@ def test_what_is_no_file_of_detections_is_refused(tmp_path):
     (tmp_path / "other.json").write_text('{"a": 1}')
     with pytest.raises(DataError, match="images and annotations"):
         read_detections(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize("part", ["seqinfo.ini", "img1", "gt"])
+def test_a_sequence_without_detections_is_named_and_not_passed_over(tmp_path, part):
+    mot(tmp_path)
+    (tmp_path / "square" / part).mkdir(parents=True)
+    (tmp_path / "notes").mkdir()  # no sequence
+    with pytest.raises(DatasetLayoutError, match=r"square is a sequence without detections: .*det\.txt is missing"):
+        read_detections(tmp_path)
+    with pytest.raises(DatasetLayoutError, match="square is a sequence"):
+        read_detections(tmp_path, sequences=["street", "square"])
+    same(read_detections(tmp_path, sequences=["street"]))

@@ -93,7 +93,7 @@ def read_detections(
         for name, given in (("--images", images), ("--category", categories)):
             if given:
                 raise ConfigError(f"{name} is of COCO files, and {path} is none: leave it out.")
-        found = [_of_text(name, file, folder, bad(file)) for name, file, folder in _text_files(path)]
+        found = [_of_text(name, file, folder, bad(file)) for name, file, folder in _text_files(path, sequences)]
     if sequences is None:
         return found
     known = {each.name: each for each in found}
@@ -103,7 +103,7 @@ def read_detections(
     return [known[name] for name in sequences]
 
 
-def _text_files(path: Path) -> list[tuple[str, Path, Path | None]]:
+def _text_files(path: Path, sequences: Sequence[str] | None) -> list[tuple[str, Path, Path | None]]:
     """Name, file and sequence folder of each sequence."""
     if path.is_file():
         in_sequence = path.parent.name == "det"
@@ -114,6 +114,7 @@ def _text_files(path: Path) -> list[tuple[str, Path, Path | None]]:
         return [(path.resolve().name, path / "det" / "det.txt", path)]
     folders = [each for each in sorted(path.iterdir()) if (each / "det" / "det.txt").is_file()]
     if folders:
+        _require_detections(path, sequences)
         return [(each.name, each / "det" / "det.txt", each) for each in folders]
     files = sorted(path.glob("*.txt"))
     if not files:
@@ -122,6 +123,18 @@ def _text_files(path: Path) -> list[tuple[str, Path, Path | None]]:
             "its own name, is needed."
         )
     return [(each.stem, each, None) for each in files]
+
+
+def _require_detections(path: Path, sequences: Sequence[str] | None) -> None:
+    """`DatasetLayoutError` when a sequence that is wanted, all of them or those named, has no detections."""
+    for folder in sorted(path.iterdir()):
+        is_sequence = any((folder / part).exists() for part in ("seqinfo.ini", "img1", "gt"))
+        wanted = sequences is None or folder.name in sequences
+        if is_sequence and wanted and not (folder / "det" / "det.txt").is_file():
+            raise DatasetLayoutError(
+                f"{folder} is a sequence without detections: {folder / 'det' / 'det.txt'} is missing, which its "
+                "neighbours have. Add it, or name the sequences to take (--sequences)."
+            )
 
 
 def _of_text(name: str, path: Path, folder: Path | None, bad: BadRows) -> Detections:
