@@ -33,9 +33,8 @@ def test_every_operator_with_triton_kernels_names_what_is_compiled(name):
     assert FAMILIES[name].compiled
 
 
-@pytest.mark.parametrize(
-    "capability", [pytest.param(80, marks=pytest.mark.slow), 90, pytest.param(100, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90, 100])
 @pytest.mark.parametrize("name", list(CASES))
 def test_kernels_of_the_usual_sizes_compile_and_spill_next_to_nothing(name, capability):
     family, sized = CASES[name]
