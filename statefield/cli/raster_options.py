@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,38 +16,10 @@ from statefield.cli.devices import device_of
 from statefield.errors import ConfigError, DataError, StatefieldError
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from statefield.tasks.remote_sensing.raster_output import Legend
+    from statefield.tasks.remote_sensing.raster_model import RasterModel
     from statefield.tasks.remote_sensing.raster_predict import RasterPrediction
-    from statefield.tasks.remote_sensing.raster_sources import BandScaling, Source
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, eq=False)
-class RasterModel:
-    """A net, and how it wants to be used.
-
-    about: its name, for people. channels: names of the bands of an image, in its order. scaling: of the rasters that
-    are given, on one grid; may read them. tile, overlap, batch_size, mirror: unless the command line says otherwise.
-    legends: one for each of its maps. bands: those that it sees, from 1, of a raster with num_image_bands bands; of any
-    other raster they are all. within, polygon_layer: see `predict_raster`.
-    """
-
-    net: nn.Module
-    about: str
-    channels: tuple[str, ...]
-    scaling: Callable[[Sequence[Source], Progress], Sequence[BandScaling]]
-    legends: tuple[Legend, ...]
-    tile: int
-    overlap: float = 0.25
-    batch_size: int = 4
-    mirror: bool = False
-    bands: tuple[int, ...] | None = None
-    num_image_bands: int = 0
-    within: str | None = None
-    polygon_layer: int = 0
 
 
 def add_raster_options(parser: argparse.ArgumentParser) -> None:
@@ -137,54 +108,36 @@ def run_prediction(
 
 
 def _predicted(options: argparse.Namespace, images: Sequence[str], model: RasterModel, align: bool) -> RasterPrediction:
-    from statefield.tasks.remote_sensing.output_paths import require_outputs
-    from statefield.tasks.remote_sensing.raster_predict import open_sources, predict_raster, raster_environment
+    from statefield.tasks.remote_sensing.raster_model import predict_with
 
-    require_outputs(images, options.output, options.probabilities, options.polygons)
-    device = device_of(options.device)
-    opening: dict[str, Any] = {"driver": options.driver, "allow_remote": options.allow_remote, "align": align}
-    with raster_environment():
-        sources = open_sources(images, bands=options.bands, **opening)
-        bands = options.bands
-        if bands is None and model.bands and len(sources[0].bands) == model.num_image_bands:
-            bands = model.bands
-            sources = open_sources(images, bands=bands, **opening)
-        for source in sources:
-            _require_bands(source, model)
-        with tile_bar("measuring", "rows") as show:
-            scaling = model.scaling(sources, show)
-    with tile_bar("", "tiles") as show:
-        return predict_raster(
-            model.net.to(device),
+    of_measuring = ExitStack()
+    measuring = of_measuring.enter_context(tile_bar("measuring", "rows"))
+    with of_measuring, tile_bar("", "tiles") as tiles:
+
+        def progress(done: int, total: int) -> None:
+            of_measuring.close()  # the first bar ends before the second begins
+            tiles(done, total)
+
+        return predict_with(
+            model,
             images,
             options.output,
-            tile=options.tile if options.tile is not None else model.tile,
-            overlap=options.overlap if options.overlap is not None else model.overlap,
+            device=device_of(options.device),
+            tile=options.tile,
+            overlap=options.overlap,
             margin=options.margin,
-            batch_size=options.batch_size if options.batch_size is not None else model.batch_size,
-            mirror_axes=(0, 1) if options.tta or model.mirror else (),
-            device=device,
-            bands=bands,
-            scaling=scaling,
-            legends=model.legends,
+            batch_size=options.batch_size,
+            mirror=options.tta,
+            bands=options.bands,
             nodata=options.nodata,
             probabilities=options.probabilities,
             polygons=options.polygons,
-            polygon_layer=model.polygon_layer,
-            within=model.within,
             resume=options.resume,
-            progress=show,
-            **opening,
-        )
-
-
-def _require_bands(source: Source, model: RasterModel) -> None:
-    needed = len(model.channels)
-    if len(source.bands) != needed:
-        names = ", ".join(model.channels[:13])
-        raise DataError(
-            f"{source.path} gives {len(source.bands)} of its {source.header.num_bands} bands, and {model.about} takes "
-            f"{needed} ({names}): choose them in this order, as in --bands {','.join(map(str, range(1, needed + 1)))}."
+            driver=options.driver,
+            allow_remote=options.allow_remote,
+            align=align,
+            measuring=measuring,
+            progress=progress,
         )
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from statefield.cli.raster_options import RasterModel, add_raster_options, prepare, run_prediction
+from statefield.cli.raster_options import add_raster_options, prepare, run_prediction
 from statefield.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from statefield.cli.raster_options import Progress
     from statefield.tasks.medical.experiment import TrainedRun
+    from statefield.tasks.remote_sensing.raster_model import RasterModel
     from statefield.tasks.remote_sensing.raster_sources import BandScaling, Source
 
 _EPILOG = """
@@ -56,6 +57,7 @@ def predict(argv: list[str]) -> int:
 
 
 def _model(run: TrainedRun) -> RasterModel:
+    from statefield.tasks.remote_sensing.raster_model import RasterModel
     from statefield.tasks.remote_sensing.raster_predict import legend_of
     from statefield.tasks.remote_sensing.raster_scaling import normalising
 
