@@ -79,6 +79,11 @@ class MemoryBank:
 class MemoryAggregation(nn.Module):
     """The generalised enhancement operation over a bank of its own: [N, C] -> what is to be added, [N, C].
 
+    A new one adds nothing: its output layer begins at zero, so a detector begins as the one without a memory and learns
+    what to add. The authors' is drawn as torch draws layers; their encoder knows ImageNet, and its features mean
+    something from the first step. Those of an untrained encoder do not, and what is added is noise that the layers
+    behind have to learn through.
+
     Args:
         channels: C, a multiple of `heads`. heads: of the attention. bank: its memory, one a video at a time.
 
@@ -95,6 +100,8 @@ class MemoryAggregation(nn.Module):
         self.key = nn.Linear(channels, channels)
         self.value = nn.Linear(channels, channels)
         self.out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, reference: Tensor | None = None) -> Tensor:
         """Args: x: [N, C]. reference: [M, C], what to attend to; the memory where none is given."""

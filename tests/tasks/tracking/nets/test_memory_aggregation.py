@@ -30,9 +30,18 @@ def test_no_gradient_goes_back_over_frames():
     assert not bank.read().requires_grad
 
 
+def test_a_new_aggregation_adds_nothing_and_learns_what_to_add():
+    aggregation = MemoryAggregation(8, heads=2)
+    added = aggregation(torch.rand(3, 8), torch.rand(5, 8))
+    assert not added.any()
+    (added - torch.rand(3, 8)).square().sum().backward()
+    assert aggregation.out.weight.grad.any() and aggregation.out.bias.grad.any()
+
+
 def test_attention_to_equal_features_is_their_projection():
     """Where every feature of the memory is m, softmax weights do not matter: out = fc(v(m))."""
     aggregation = MemoryAggregation(8, heads=2)
+    aggregation.out.reset_parameters()
     memory = torch.rand(1, 8).expand(5, -1)
     expected = aggregation.out(aggregation.value(memory[:1])).expand(3, -1)
     assert torch.allclose(aggregation(torch.rand(3, 8), memory), expected, atol=1e-6)
@@ -44,6 +53,7 @@ def test_the_paper_aggregation_has_four_square_layers():
 
 def test_pixels_are_as_they_are_until_something_is_remembered():
     level = PixelAggregation(8, heads=2, kept=3)
+    level.aggregation.out.reset_parameters()
     feature_map = torch.rand(1, 8, 4, 5)
     assert torch.equal(level(feature_map), feature_map)
     foreground = torch.zeros(1, 4, 5)
@@ -51,6 +61,7 @@ def test_pixels_are_as_they_are_until_something_is_remembered():
     level.remember(feature_map, foreground)
     assert torch.equal(level.bank.features, feature_map[0][:, [1, 3, 0], [2, 0, 4]].mT)
     enhanced = level(feature_map)
+    assert not torch.equal(enhanced, feature_map)
     one = level.aggregation(feature_map[0, :, 2, 3][None])[0]
     assert torch.allclose(enhanced[0, :, 2, 3], feature_map[0, :, 2, 3] + one, atol=1e-6)
 

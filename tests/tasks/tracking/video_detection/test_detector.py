@@ -32,8 +32,23 @@ CONFIG = VideoModelConfig(
 
 
 def built(num_classes: int = 3, **changes) -> VideoDetector:
+    """A detector whose memory counts, as after training: a new one's adds nothing yet."""
+    net = new(num_classes, **changes)
+    learned(net)
+    return net
+
+
+def new(num_classes: int = 3, **changes) -> VideoDetector:
     torch.manual_seed(0)
     return VideoDetector(dataclasses.replace(CONFIG, **changes), num_classes)
+
+
+def learned(*modules: torch.nn.Module) -> None:
+    """Draw the output layers of aggregations as other layers are drawn."""
+    for module in modules:
+        for one in module.modules():
+            if isinstance(one, MemoryAggregation):
+                one.out.reset_parameters()
 
 
 def frames(count: int, size: tuple[int, int] = (33, 47), seed: int = 0) -> list[torch.Tensor]:
@@ -54,6 +69,20 @@ def target(*boxes: list[float], label: int = 1) -> dict[str, torch.Tensor]:
         "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         "labels": torch.full((len(boxes),), label),
     }
+
+
+def test_training_begins_at_the_detector_without_memory():
+    """What the memory adds is learned from nothing: features of an untrained encoder would be noise to look at."""
+    net, control = new(), new(memory=None).eval()
+    shared = {name: value for name, value in net.state_dict().items() if "aggregation" not in name}
+    assert shared.keys() == control.state_dict().keys()
+    control.load_state_dict(shared)
+    for found, expected in zip(watched(net.eval(), frames(3)), watched(control, frames(3)), strict=True):
+        assert torch.equal(found, expected)
+    losses = net.train().losses(frames(1), [target([2, 2, 20, 20])], [frames(2, seed=1)])
+    sum(losses.values()).backward()
+    outs = [one.out.weight.grad for one in net.modules() if isinstance(one, MemoryAggregation)]
+    assert len(outs) == 3 and all(one.any() for one in outs)
 
 
 def test_a_video_depends_on_no_video_before_it():
@@ -182,6 +211,7 @@ def test_without_a_memory_the_box_head_is_torchvisions():
 def test_the_first_frame_looks_at_itself_and_joins_the_memory_twice():
     """As in the authors' code: what is written before a look is plain, what is written after it enhanced."""
     aggregations = [MemoryAggregation(16, 2, MemoryBank(100, 100)) for _ in range(2)]
+    learned(*aggregations)
     head, pooled = InstanceHead(8 * 49, 16, aggregations, 5), torch.rand(6, 8, 7, 7)
     with torch.inference_mode():
         found = head.follow(pooled, is_first=True)
