@@ -22,6 +22,7 @@ from statefield.backbones.vim import VimBlock
 from statefield.backbones.vim import rename_official_key as _rename_vim_key
 from statefield.errors import ConfigError, ShapeError
 from statefield.tasks.tracking.nets.center_head import CenterHead, CenterMaps
+from statefield.tasks.tracking.nets.gated_convolution import GatedConvolution
 
 __all__ = ["MambaEVT"]
 
@@ -36,6 +37,7 @@ class MambaEVT(nn.Module):
         head_channels: of the head's first convolution.
         drop_path_rate: the probability that a training sample leaves out the last block: the authors' code builds
             rising rates and applies this one alone.
+        convolution: gated convolutions over the tokens in place of the scans, of as many weights: a control.
 
     Raises:
         ConfigError: a side that is no multiple of `patch_size`.
@@ -56,6 +58,7 @@ class MambaEVT(nn.Module):
         expand: float = 2.0,
         head_channels: int = 256,
         drop_path_rate: float = 0.1,
+        convolution: bool = False,
     ) -> None:
         super().__init__()
         for name, side in (("template_size", template_size), ("search_size", search_size)):
@@ -70,6 +73,10 @@ class MambaEVT(nn.Module):
         self.pos_embed_dynamic = nn.Parameter(torch.zeros(1, self.template_tokens, dim))
         rates = [0.0] * (num_layers - 1) + [drop_path_rate]
         self.blocks = nn.ModuleList(VimBlock(dim, d_state=d_state, expand=expand, drop_path=rate) for rate in rates)
+        if convolution:
+            for block in self.blocks:
+                assert isinstance(block, VimBlock)
+                block.add_module("mixer", GatedConvolution.as_large_as(block.mixer))
         self.norm = nn.RMSNorm(dim, eps=1e-5)
         self.head = CenterHead(dim, head_channels)
         self._init_weights()

@@ -88,6 +88,7 @@ class SotModelConfig:
         head_channels: of the head's first convolution.
         drop_path_rate: the probability that a training sample leaves out the last block.
         without_scan: replace every scan by the identity.
+        convolution: replace every block's scans by a gated convolution over the tokens, of as many weights.
         weights: begin with these: of the whole net (`statefield convert --model mamba_evt`, or another run's
             weights.safetensors), or of a backbone such as vim_small, whose blocks are taken; null: random ones.
         giou_weight: of the loss of generalised IoU.
@@ -113,6 +114,7 @@ class SotModelConfig:
     head_channels: int = 256
     drop_path_rate: float = 0.1
     without_scan: bool = False
+    convolution: bool = False
     weights: Path | None = None
     giou_weight: float = 2.0
     l1_weight: float = 5.0
@@ -124,15 +126,24 @@ class SotModelConfig:
     schedule: Literal["cosine", "poly", "constant", "step"] = "step"
     average_decay: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.without_scan and self.convolution:
+            raise ConfigError(
+                "model.without_scan and model.convolution are both true, and a net of convolutions has no scan to "
+                "leave out: set one of them."
+            )
+
     @property
     def name(self) -> str:
         """What tells the model from its control."""
-        return "mamba_evt" + (" without scan" if self.without_scan else "")
+        without_scan = " without scan" if self.without_scan else ""
+        return "mamba_evt" + without_scan + (" of convolutions" if self.convolution else "")
 
     @property
     def about(self) -> dict[str, str]:
         """What a file of its weights says of itself."""
-        return {"net": "mamba_evt"} | ({"scans": "without scan"} if self.without_scan else {})
+        about = {"net": "mamba_evt"} | ({"scans": "without scan"} if self.without_scan else {})
+        return about | ({"mixers": "convolutions"} if self.convolution else {})
 
 
 @dataclass(frozen=True)
@@ -181,9 +192,12 @@ class SotControlConfig:
 
     Args:
         without_scan: the net itself with every scan replaced by the identity.
+        convolution: the net with gated convolutions of as many weights in place of its scans; without_scan is false
+            then.
     """
 
     without_scan: bool = True
+    convolution: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,18 +223,21 @@ class SotRecipe:
     control: SotControlConfig | None = None
 
     def of_control(self, run: Path) -> SotRecipe:
-        """The recipe of the control's run, all else equal.
+        """The recipe of the control's run, all else equal; it begins with random weights, as none are of its form.
 
         Raises:
-            ConfigError: the control would be the model.
+            ConfigError: the control would be the model, or no net.
         """
         assert self.control is not None
-        if not self.control.without_scan or self.model.without_scan:
+        if self.control.without_scan == self.control.convolution or self.model.without_scan or self.model.convolution:
             raise ConfigError(
-                "control.without_scan is what a control of mamba_evt is, and the model itself has scans then: set it "
-                "to true and model.without_scan to false, or leave the control out."
+                "a control of mamba_evt has either control.without_scan or control.convolution, and the model itself "
+                "has its scans: set one of the two to true and model.without_scan and model.convolution to false, or "
+                "leave the control out."
             )
-        model = dataclasses.replace(self.model, without_scan=True)
+        model = dataclasses.replace(
+            self.model, weights=None, without_scan=self.control.without_scan, convolution=self.control.convolution
+        )
         return dataclasses.replace(self, run=run, model=model, control=None)
 
 

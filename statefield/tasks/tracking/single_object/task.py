@@ -37,6 +37,7 @@ def build_net(config: SotModelConfig) -> MambaEVT:
         expand=config.expand,
         head_channels=config.head_channels,
         drop_path_rate=config.drop_path_rate,
+        convolution=config.convolution,
     )
     return without_scan(net) if config.without_scan else net
 

@@ -47,6 +47,30 @@ def test_training_draws_an_order_of_templates_for_every_sample():
     assert len({round(one.sum().item(), 4) for one in found}) > 1
 
 
+def test_the_control_has_convolutions_and_as_many_weights():
+    def count(**options):
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in MambaEVT(**options).parameters())
+
+    assert not any(name.endswith("A_log") for name, _ in small(convolution=True).named_parameters())
+    for options in ({}, {"dim": 96, "num_layers": 4, "d_state": 8, "template_size": 64, "search_size": 128}):
+        blocks, inner = options.get("num_layers", 24), 2 * options.get("dim", 384)
+        assert 0 <= count(**options) - count(**options, convolution=True) < 2 * blocks * inner
+
+
+def test_the_control_sees_the_templates_where_it_searches():
+    """As far as its taps reach: every parameter learns, and the last search token still tells another template."""
+    net = small(convolution=True, drop_path_rate=0.0)
+    static, search = torch.rand(2, 3, 32, 32), torch.rand(1, 3, 64, 64).expand(2, -1, -1, -1)
+    templates = torch.rand(1, 3, 3, 32, 32).expand(2, -1, -1, -1, -1)
+    maps = net.train()(static, net.encode_templates(templates), search)
+    (maps.score.sum() + maps.size.sum() + maps.offset.sum()).backward()
+    assert [name for name, parameter in net.named_parameters() if parameter.grad is None] == []
+    with torch.no_grad():
+        tokens = net.eval().joint_tokens(static, net.encode_templates(templates), search)
+    assert not torch.allclose(tokens[0, -1], tokens[1, -1])
+
+
 def test_a_box_is_read_at_the_best_cell():
     """Cell (row 1, column 2) of 4 x 4, a quarter right and half below its corner: x = 2.25 / 4, y = 1.5 / 4."""
     score, size, offset = torch.full((1, 1, 4, 4), 0.1), torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4)

@@ -59,6 +59,21 @@ def test_a_run_ends_with_a_comparison_results_and_pictures(run):
     assert len(history) == 3 and "AUC/success" in history[0]
 
 
+def test_the_control_of_convolutions_is_trained_the_same_way(sequences, tmp_path):
+    more = ["--control.without_scan", "false", "--control.convolution", "true"]
+    assert main(training(sequences, tmp_path / "run", *more)) == 0
+    rows = json.loads((tmp_path / "run/metrics.json").read_text())["comparison"]
+    assert [(row["name"], row["role"]) for row in rows[:2]] == [
+        ("mamba_evt", "model"),
+        ("mamba_evt of convolutions", "control"),
+    ]
+    trained, control = (load_tracker(folder).net for folder in (tmp_path / "run", tmp_path / "run/control"))
+    convolved = [name for name in control.state_dict() if name.endswith("mixer.conv1d.weight")]
+    assert len(convolved) == 1 and not any("forwards" in name for name in control.state_dict())
+    sizes = [sum(value.numel() for value in net.state_dict().values()) for net in (trained, control)]
+    assert 0 <= sizes[0] - sizes[1] < 2 * 16
+
+
 def test_a_run_that_was_stopped_ends_with_the_same_bits(sequences, run, tmp_path, monkeypatch):
     from statefield.tasks.tracking.single_object.task import SotTask
 
@@ -172,6 +187,8 @@ def test_a_broken_frame_is_named_and_leaves_no_part_of_a_result(run, tmp_path, c
         (["--model.dims", "8"], "Did you mean"),
         (["--model.search_size", "33"], "multiple of patch_size"),
         (["--data.templates", "0"], "data.templates = 0"),
+        (["--control.without_scan", "true", "--control.convolution", "true"], "control.convolution"),
+        (["--model.without_scan", "true", "--model.convolution", "true"], "model.convolution"),
     ],
 )
 def test_settings_that_cannot_work_are_said_before_anything_is_written(sequences, tmp_path, capsys, more, message):
