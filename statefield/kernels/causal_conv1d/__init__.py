@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from statefield.errors import ConfigError, ShapeError
+from statefield.kernels._checks import check_tensors
 from statefield.kernels.causal_conv1d.op import causal_conv1d_op
 from statefield.kernels.causal_conv1d.reference import causal_conv1d_reference
 
@@ -75,11 +76,4 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, layout: str) -> None:
         )
     if bias is not None and bias.shape != (channels,):
         raise ShapeError(f"causal_conv1d: bias has shape {list(bias.shape)}, it has to be [{channels}], one a channel.")
-    for name, tensor in (("x", x), ("weight", weight), ("bias", bias)):
-        if tensor is not None and not tensor.is_floating_point():
-            raise ShapeError(
-                f"causal_conv1d: {name} is {tensor.dtype}, it has to be real and floating (float32, float64, bfloat16 "
-                f"or float16)."
-            )
-        if tensor is not None and tensor.device != x.device:
-            raise ShapeError(f"causal_conv1d: {name} is on {tensor.device} and x on {x.device}: move them together.")
+    check_tensors("causal_conv1d", x=x, weight=weight, bias=bias)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from statefield.errors import ConfigError, ShapeError
+from statefield.kernels._checks import check_tensors
 from statefield.kernels.deformable_conv.op import deformable_conv_op
 from statefield.kernels.deformable_conv.reference import deformable_conv_reference
 
@@ -64,11 +65,4 @@ def _check(x: Tensor, offset: Tensor, mask: Tensor, kernel_size: int) -> None:
             f"deformable_conv: offset has shape {list(offset.shape)}, it has to be [B, H, W, G, P, 2] = "
             f"{[*mask.shape, 2]}, a pair for each number of mask {list(mask.shape)}."
         )
-    for name, tensor in (("x", x), ("offset", offset), ("mask", mask)):
-        if not tensor.is_floating_point():
-            raise ShapeError(
-                f"deformable_conv: {name} is {tensor.dtype}, it has to be real and floating (float32, float64, "
-                f"bfloat16 or float16)."
-            )
-        if tensor.device != x.device:
-            raise ShapeError(f"deformable_conv: {name} is on {tensor.device} and x on {x.device}: move them together.")
+    check_tensors("deformable_conv", x=x, offset=offset, mask=mask)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from statefield.errors import ShapeError
+from statefield.kernels._checks import check_tensors
 from statefield.kernels.hsm_ssd.op import hsm_ssd_op
 from statefield.kernels.hsm_ssd.reference import hsm_ssd_states_reference
 
@@ -58,11 +59,4 @@ def _check(u: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> None:
         raise ShapeError(
             f"hsm_ssd_states: A has shape {list(A.shape)}, it has to be [{dt.shape[1]}], one a state of dt."
         )
-    for name, tensor in {"u": u, "dt": dt, "A": A, "B": B}.items():
-        if not tensor.is_floating_point():
-            raise ShapeError(
-                f"hsm_ssd_states: {name} is {tensor.dtype}, it has to be real and floating (float32, float64, bfloat16 "
-                f"or float16)."
-            )
-        if tensor.device != u.device:
-            raise ShapeError(f"hsm_ssd_states: {name} is on {tensor.device} and u on {u.device}: move them together.")
+    check_tensors("hsm_ssd_states", u=u, dt=dt, A=A, B=B)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from statefield.errors import ConfigError, ShapeError
+from statefield.kernels._checks import check_tensors
 from statefield.kernels.mlstm.op import mlstm_op
 from statefield.kernels.mlstm.reference import mlstm_parallel, mlstm_reference
 
@@ -150,11 +151,4 @@ def _check(q: Tensor, others: dict[str, Tensor | None]) -> None:
                 f"mlstm: {name} has shape {list(tensor.shape)}, it has to be {axes} = {list(shape)} for q "
                 f"{list(q.shape)}."
             )
-    for name, tensor in ({"q": q} | others).items():
-        if tensor is not None and not tensor.is_floating_point():
-            raise ShapeError(
-                f"mlstm: {name} is {tensor.dtype}, it has to be real and floating (float32, float64, bfloat16 or "
-                f"float16)."
-            )
-        if tensor is not None and tensor.device != q.device:
-            raise ShapeError(f"mlstm: {name} is on {tensor.device} and q on {q.device}: move them together.")
+    check_tensors("mlstm", q=q, **others)

@@ -84,7 +84,11 @@ def isa() -> str:
     library, _, reason = _load()
     if library is None:
         raise KernelUnavailable(f"no native kernels: {reason}.")
-    forced = os.environ.get("STATEFIELD_ISA")
+    return _isa(library, os.environ.get("STATEFIELD_ISA") or "")
+
+
+@functools.cache
+def _isa(library: ctypes.CDLL, forced: str) -> str:
     if not forced:
         return library.sf_isa().decode()
     if forced not in supported_isas():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from statefield.errors import ShapeError
+from statefield.kernels._checks import check_tensors
 from statefield.kernels.non_causal_ssd.op import non_causal_ssd_op
 from statefield.kernels.non_causal_ssd.reference import non_causal_ssd_reference
 
@@ -78,11 +79,4 @@ def _check(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | N
         raise ShapeError(
             f"non_causal_ssd: C has shape {list(C.shape)} and B {list(B.shape)}: states and groups have to be equal."
         )
-    for name, tensor in {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D}.items():
-        if tensor is not None and not tensor.is_floating_point():
-            raise ShapeError(
-                f"non_causal_ssd: {name} is {tensor.dtype}, it has to be real and floating (float32, float64, bfloat16 "
-                f"or float16)."
-            )
-        if tensor is not None and tensor.device != x.device:
-            raise ShapeError(f"non_causal_ssd: {name} is on {tensor.device} and x on {x.device}: move them together.")
+    check_tensors("non_causal_ssd", x=x, dt=dt, A=A, B=B, C=C, D=D)

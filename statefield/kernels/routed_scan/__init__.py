@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from statefield.errors import ShapeError
+from statefield.kernels._checks import check_tensors
 from statefield.kernels.routed_scan.op import routed_scan_op
 from statefield.kernels.routed_scan.orders import order_of
 from statefield.kernels.routed_scan.reference import routed_scan_reference
@@ -126,12 +127,4 @@ def _check(
             raise ShapeError(
                 f"routed_scan: {name} has shape {list(tensor.shape)}, it has to be [K, E] = [{routes}, {channels}]."
             )
-    named = {"x": x, "delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias}
-    for name, tensor in named.items():
-        if tensor is not None and not tensor.is_floating_point():
-            raise ShapeError(
-                f"routed_scan: {name} is {tensor.dtype}, it has to be real and floating (float32, float64, bfloat16 or "
-                f"float16)."
-            )
-        if tensor is not None and tensor.device != x.device:
-            raise ShapeError(f"routed_scan: {name} is on {tensor.device} and x on {x.device}: move them together.")
+    check_tensors("routed_scan", x=x, delta=delta, A=A, B=B, C=C, D=D, delta_bias=delta_bias)

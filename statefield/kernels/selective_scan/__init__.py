@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from statefield.errors import ConfigError, ShapeError
+from statefield.kernels._checks import check_tensors
 from statefield.kernels.selective_scan.op import selective_scan_op
 from statefield.kernels.selective_scan.reference import selective_scan_reference
 
@@ -178,15 +179,9 @@ def _check(
             f"selective_scan: initial_state has shape {list(initial_state.shape)}, it has to be [B, D, N] = "
             f"[{batch}, {channels}, {states}]."
         )
-    named = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
-    for name, tensor in (named | {"initial_state": initial_state}).items():
-        if tensor is not None and not tensor.is_floating_point():
-            raise ShapeError(
-                f"selective_scan: {name} is {tensor.dtype}, it has to be real and floating (float32, float64, bfloat16 "
-                f"or float16)."
-            )
-        if tensor is not None and tensor.device != u.device:
-            raise ShapeError(f"selective_scan: {name} is on {tensor.device} and u on {u.device}: move them together.")
+    check_tensors(
+        "selective_scan", u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state
+    )
 
 
 def _check_weights(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from statefield.errors import ConfigError, ShapeError
+from statefield.kernels._checks import check_tensors
 from statefield.kernels.ssd.op import ssd_op
 from statefield.kernels.ssd.reference import ssd_reference
 
@@ -152,12 +153,4 @@ def _check(
         raise ShapeError(
             f"ssd: D has shape {list(D.shape)}, it has to be [h] = [{heads}] or [h, p] = [{heads}, {channels}]."
         )
-    named = {"x": x, "B": B, "D": D} | {name: tensor for name, (tensor, _, _) in wanted.items()}
-    for name, tensor in named.items():
-        if tensor is not None and not tensor.is_floating_point():
-            raise ShapeError(
-                f"ssd: {name} is {tensor.dtype}, it has to be real and floating (float32, float64, bfloat16 or "
-                f"float16)."
-            )
-        if tensor is not None and tensor.device != x.device:
-            raise ShapeError(f"ssd: {name} is on {tensor.device} and x on {x.device}: move them together.")
+    check_tensors("ssd", x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, initial_state=initial_state)

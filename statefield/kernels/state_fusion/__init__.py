@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from statefield.errors import ConfigError, ShapeError
+from statefield.kernels._checks import check_tensors
 from statefield.kernels.state_fusion.op import OPS
 from statefield.kernels.state_fusion.reference import state_fusion_reference
 
@@ -93,8 +94,4 @@ def _check(
     if (D is None) != (u is None) or (D is not None and C is None):
         given = [name for name, tensor in (("C", C), ("D", D), ("u", u)) if tensor is not None]
         raise ShapeError(f"state_fusion: got {' and '.join(given)}: D and u come together, and only with C.")
-    for name, tensor in {"h": h, "weight": weight, "alpha": alpha, "C": C, "D": D, "u": u}.items():
-        if tensor is not None and not tensor.is_floating_point():
-            raise ShapeError(f"state_fusion: {name} is {tensor.dtype}, it has to be real and floating.")
-        if tensor is not None and tensor.device != h.device:
-            raise ShapeError(f"state_fusion: {name} is on {tensor.device} and h on {h.device}: move them together.")
+    check_tensors("state_fusion", h=h, weight=weight, alpha=alpha, C=C, D=D, u=u)

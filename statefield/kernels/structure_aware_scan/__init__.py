@@ -9,6 +9,7 @@ from torch import Tensor
 
 from statefield.errors import ConfigError, ShapeError
 from statefield.kernels import native as native_library  # `native` is this package's own module
+from statefield.kernels._checks import check_tensors
 from statefield.kernels._choice import forced_implementation
 from statefield.kernels.structure_aware_scan.composed import composed, scan_states
 from statefield.kernels.structure_aware_scan.op import structure_aware_scan_op
@@ -121,10 +122,6 @@ def _check(
                 f"structure_aware_scan: {name} has shape {list(tensor.shape)}, it has to be {said} = {list(shape)} for "
                 f"u {list(u.shape)}, A {list(A.shape)} and {kernels} dilations."
             )
-    for name, tensor in [("u", u), ("A", A), *((name, entry[0]) for name, entry in wanted.items())]:
-        if tensor is not None and not tensor.is_floating_point():
-            raise ShapeError(f"structure_aware_scan: {name} is {tensor.dtype}, it has to be real and floating.")
-        if tensor is not None and tensor.device != u.device:
-            raise ShapeError(
-                f"structure_aware_scan: {name} is on {tensor.device} and u on {u.device}: move them together."
-            )
+    check_tensors(
+        "structure_aware_scan", u=u, delta=delta, A=A, B=B, C=C, D=D, weight=weight, alpha=alpha, delta_bias=delta_bias
+    )

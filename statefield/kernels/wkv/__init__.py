@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from statefield.errors import ConfigError, ShapeError
+from statefield.kernels._checks import check_tensors
 from statefield.kernels.wkv.op import wkv_op
 from statefield.kernels.wkv.reference import wkv_reference
 
@@ -77,11 +78,4 @@ def _check(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> None:
                 f"wkv: {name} has shape {list(tensor.shape)}, it has to be [{channels}], one a channel of k "
                 f"{list(k.shape)}."
             )
-    for name, tensor in (("w", w), ("u", u), ("k", k), ("v", v)):
-        if not tensor.is_floating_point():
-            raise ShapeError(
-                f"wkv: {name} is {tensor.dtype}, it has to be real and floating (float32, float64, bfloat16 or "
-                f"float16)."
-            )
-        if tensor.device != k.device:
-            raise ShapeError(f"wkv: {name} is on {tensor.device} and k on {k.device}: move them together.")
+    check_tensors("wkv", k=k, v=v, w=w, u=u)
