@@ -3,6 +3,8 @@
 # make test-slow   the tests that train for minutes
 # make check  style, types, and the floors of the house
 # make docs   the documents as a site in build/site, every link checked
+# make wheel  source archive and wheel in build/dist, the wheel's libraries checked by auditwheel
+# make licenses  the licence of every installed package, and a CycloneDX bill of materials; fails on GPL and AGPL
 #
 # Each makes .venv and installs what it needs by itself. VENV=PATH uses another environment.
 
@@ -11,7 +13,9 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.statefield-installed
 
-.PHONY: demo test test-slow check bench docs install clean
+TOOLS := build/tools/bin
+
+.PHONY: demo test test-slow check bench docs wheel licenses install clean
 
 install: $(STAMP)
 
@@ -45,6 +49,28 @@ $(VENV)/.docs-installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" > $(VENV)/docs.txt
 	@$(BIN)/python -m pip install --quiet --requirement $(VENV)/docs.txt
+	@touch $@
+
+# The wheel is built from the archive, so the archive is seen to be whole. libgomp stays outside: torch brings the one to
+# share, and two would be two pools of threads.
+wheel: $(TOOLS)/.installed
+	rm -rf build/dist build/raw
+	$(TOOLS)/python -m build --outdir build/raw
+	$(TOOLS)/python -m auditwheel repair --exclude libgomp.so.1 --wheel-dir build/dist build/raw/*.whl
+	mv build/raw/*.tar.gz build/dist/
+	@rm -rf build/raw; ls -l build/dist
+
+licenses: install $(TOOLS)/.installed
+	$(TOOLS)/pip-licenses --python $(BIN)/python --from mixed --order license --with-urls --format markdown \
+	  --partial-match --fail-on "GPL;General Public License" --output-file build/licenses.md
+	$(TOOLS)/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible \
+	  --output-file build/sbom.json $(BIN)/python
+
+# Apart from the environment that they look at, so that they do not list themselves.
+$(TOOLS)/.installed: pyproject.toml
+	@test -x $(TOOLS)/python || $(PYTHON) -m venv build/tools
+	@$(TOOLS)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['release'], sep='\n')" > build/tools/release.txt
+	@$(TOOLS)/python -m pip install --quiet --requirement build/tools/release.txt
 	@touch $@
 
 clean:
