@@ -10,6 +10,7 @@
     |   `-- EmptySplit                           a split without a case
     |-- CheckpointError     (RuntimeError)       weights that do not fit the model, or a damaged file
     |-- TrainingDiverged    (ArithmeticError)    a loss that is no longer a number
+    |-- ExportError         (RuntimeError)       a model that no file of another runtime can hold
     `-- KernelUnavailable   (RuntimeError)       a kernel implementation asked for by name that cannot run here
 
 Each is also the builtin in brackets, so callers that know nothing of statefield can catch it. A message is one
@@ -72,6 +73,10 @@ class CheckpointError(StatefieldError, RuntimeError):
 
 class TrainingDiverged(StatefieldError, ArithmeticError):
     """A loss that is no longer a number; the message names the step and the files of its batch."""
+
+
+class ExportError(StatefieldError, RuntimeError):
+    """A model that cannot be written for another runtime; the message names the operator, or what else forbids it."""
 
 
 class KernelUnavailable(StatefieldError, RuntimeError):
