@@ -70,10 +70,12 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ),
     ("scene", "test"): Verb("statefield.cli.scene:test", "score a trained classifier of scenes on a split"),
     ("scene", "predict"): Verb("statefield.cli.scene:predict", "give images the classes of their scenes"),
+    ("app",): Verb("statefield.cli.app:app", "try models in a browser: masks, maps of change, tracks"),
     ("models",): Verb("statefield.cli.models:models", "list the backbones"),
     ("routes",): Verb("statefield.cli.routes:routes", "list the scan orders, or draw one"),
     ("datasets",): Verb("statefield.cli.datasets:datasets", "list the dataset layouts that can be read"),
     ("convert",): Verb("statefield.cli.convert:convert", "turn an official checkpoint into safetensors"),
+    ("export",): Verb("statefield.cli.export:export", "write a trained model as ONNX, or for torch alone"),
     ("doctor",): Verb("statefield.cli.doctor:doctor", "show what is installed and which kernels run"),
     ("bench", "kernels"): Verb("statefield.cli.bench:kernels", "measure the operators against their limits"),
     ("bench", "backbones"): Verb(
@@ -104,8 +106,10 @@ _EXAMPLES = (
     "statefield video evaluate --gt imagenet_vid_val.json --results detections.json",
     "statefield scene train --config recipes/remote_sensing/ucmerced.yaml",
     "statefield scene predict --run runs/ucmerced tiles/ --output classes.csv",
+    "statefield app --medical runs/demo",
     "statefield models spatial",
     "statefield convert spatial_mamba_t.pth spatial_mamba_tiny.safetensors --model spatial_mamba_tiny",
+    "statefield export runs/demo -o demo.onnx",
     "statefield bench kernels --json kernels.json",
 )
 

@@ -20,7 +20,7 @@ from statefield.datasets.readers.raster import opened
 from statefield.errors import ConfigError, DataError
 from statefield.files import atomic_path
 from statefield.tasks.remote_sensing.geopackage import Region, write_geopackage
-from statefield.tasks.remote_sensing.outlines import outlines
+from statefield.tasks.remote_sensing.outlines import Outline, outlines
 from statefield.tasks.remote_sensing.output_paths import POLYGON_SUFFIXES
 
 _WGS84 = CRS.from_epsg(4326)
@@ -62,6 +62,12 @@ def write_polygons(
         return _write_geojson(output, regions, dataset.crs)
 
 
+def pixel_outlines(labels: str | os.PathLike[str], *, band: int = 1) -> Iterator[Outline]:
+    """The regions that `write_polygons` writes, of all classes above 0, in pixels (column, row), for drawing."""
+    with opened(labels) as dataset:
+        yield from _outlines(dataset, band, None)
+
+
 def require_crs(output: str | os.PathLike[str], labels: str, crs: str | None) -> None:
     """`DataError` where polygons in degrees are wanted of a raster without a coordinate reference system."""
     if crs is None and not _is_geopackage(output):
@@ -76,6 +82,12 @@ def _is_geopackage(path: str | os.PathLike[str]) -> bool:
 
 
 def _regions(dataset: Any, band: int, classes: Sequence[int] | None, names: Sequence[str]) -> Iterator[Region]:
+    for outline in _outlines(dataset, band, classes):
+        name = names[outline.value] if outline.value < len(names) else None
+        yield Region(outline.value, name, [_placed(ring, dataset.transform) for ring in outline.rings])
+
+
+def _outlines(dataset: Any, band: int, classes: Sequence[int] | None) -> Iterator[Outline]:
     wanted = np.zeros(256, bool)
     wanted[slice(1, None) if classes is None else list(classes)] = True
     if dataset.nodata is not None and 0 <= dataset.nodata <= 255:
@@ -84,9 +96,7 @@ def _regions(dataset: Any, band: int, classes: Sequence[int] | None, names: Sequ
         dataset.read(band, window=Window(0, top, dataset.width, min(_ROWS, dataset.height - top)))
         for top in range(0, dataset.height, _ROWS)
     )
-    for outline in outlines(strips, wanted):
-        name = names[outline.value] if outline.value < len(names) else None
-        yield Region(outline.value, name, [_placed(ring, dataset.transform) for ring in outline.rings])
+    yield from outlines(strips, wanted)
 
 
 def _placed(ring: NDArray[np.int64], transform: Affine) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from statefield.files import atomic_path
 
 __all__ = ["Form", "draw_box", "draw_dashed_box", "draw_label", "require_writer", "write_pictures"]
 
-Form = Literal["frames", "mp4", "webp"]
+Form = Literal["frames", "mp4", "webm", "webp"]
 _DEFAULT_RATE = 25.0
 _LONGEST_SIDE_PX = 1280  # of a video; frames keep their size
 
@@ -79,8 +79,8 @@ def write_pictures(
     """Write named pictures, one after the other, each file whole or not at all; returns how many there were.
 
     Args:
-        target: "frames" are TARGET/NAME.jpg, the others TARGET.mp4 (by the program ffmpeg) and TARGET.webp (animated,
-            at most 1280 pixels wide or high).
+        target: "frames" are TARGET/NAME.jpg, the others TARGET.mp4 (by the program ffmpeg), TARGET.webm (VP8, by
+            OpenCV, for browsers) and TARGET.webp (animated); the last two are at most 1280 pixels wide or high.
         frame_rate: frames a second; None: 25.
     """
     rate = frame_rate or _DEFAULT_RATE
@@ -100,12 +100,36 @@ def write_pictures(
                     partial, format="WEBP", save_all=True, append_images=pictures[1:], duration=round(1000 / rate)
                 )
             return len(pictures)
-        return _write_mp4(partial, frames, rate)
+        return _write_webm(partial, frames, rate) if form == "webm" else _write_mp4(partial, frames, rate)
 
 
 def _smaller(picture: Image.Image) -> Image.Image:
     picture.thumbnail((_LONGEST_SIDE_PX, _LONGEST_SIDE_PX))
     return picture
+
+
+def _write_webm(path: Path, frames: Iterator[tuple[str, Image.Image]], rate: float) -> int:
+    """VP8, which OpenCV's wheels can encode without any program beside them, and every browser shows."""
+    import cv2
+
+    writer, size, count = None, (0, 0), 0
+    try:
+        for _, picture in frames:
+            shown = np.asarray(_smaller(picture.convert("RGB")))
+            if writer is None:
+                size = (shown.shape[1] + shown.shape[1] % 2, shown.shape[0] + shown.shape[0] % 2)  # VP8 halves colours
+                writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"VP80"), rate, size)
+                if not writer.isOpened():
+                    raise DataError(f"{path}: OpenCV cannot write WebM here. Draw frames or webp instead.")
+            page = np.zeros((size[1], size[0], 3), np.uint8)  # frames of other sizes are cut or padded, not stretched
+            part = shown[: size[1], : size[0]]
+            page[: part.shape[0], : part.shape[1]] = part[..., ::-1]
+            writer.write(page)
+            count += 1
+    finally:
+        if writer is not None:
+            writer.release()
+    return count
 
 
 def _write_mp4(path: Path, frames: Iterator[tuple[str, Image.Image]], rate: float) -> int:

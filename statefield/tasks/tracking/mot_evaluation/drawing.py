@@ -91,7 +91,7 @@ def _drawn_frames(
 ) -> Iterator[tuple[str, Image.Image]]:
     scored = read_sequence(evaluation, tracker, sequence, class_name)
     first = 0 if evaluation.ground_truth.benchmark == "KITTI" else 1
-    marks = _FrameMarks(scored)
+    marks = FrameMarks(scored)
     for number, path in sorted(files.items()):
         frame = number - first
         if not 0 <= frame < scored.num_frames:
@@ -110,13 +110,13 @@ def _picture(path: Path) -> Image.Image:
         raise DataError(f"{path} cannot be read as a picture ({error}). Replace it, or name other --images.") from error
 
 
-def _ink_on(colour: str) -> str:
+def ink_on(colour: str) -> str:
     """Dark or light, whichever can be read on a colour (luma of ITU-R BT.601)."""
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
     return _PAPER if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else _INK
 
 
-class _FrameMarks:
+class FrameMarks:
     """What is to be drawn in each frame."""
 
     def __init__(self, scored: MotSequence) -> None:
@@ -159,6 +159,6 @@ class _FrameMarks:
                 counts["switches"] += 1
                 label = f"{scored.tracker.ids[self.switched_from[box]]} > {track}"
             draw_box(pen, corners, colour, 2 * width if self.switched_from[box] >= 0 else width)
-            draw_label(pen, (corners[0], corners[1]), label, colour, _ink_on(colour), font)
+            draw_label(pen, (corners[0], corners[1]), label, colour, ink_on(colour), font)
         told = "   ".join(f"{name} {count}" for name, count in counts.items())
         draw_label(pen, (0, high * 1.5), f"{title}   {told}", _PAPER, _INK, font)
