@@ -40,7 +40,7 @@ def forward(
     dt_c = in_chunks(dt, steps).unflatten(3, (groups, 1, -1))  # [B, M, Q, G, 1, D / G]
     dtx_at = in_chunks(dt * x, steps).unflatten(3, (groups, 1, -1)).unbind(2)
     A_gnd = _by_group(A.to(dtype), groups)
-    B_at, C_at = (_at_step(weights.to(dtype), groups, steps) for weights in (B, C))
+    B_at, C_at = (_at_step(weights.to(dtype), groups, steps, last) for weights, last in ((B, 5), (C, 4)))
 
     decays = [torch.exp(dt_t * A_gnd) for dt_t in dt_c.unbind(2)]  # [B, M, G, N, D / G]
     added = [dtx_t * B_at(t) for t, dtx_t in enumerate(dtx_at)]
@@ -48,7 +48,7 @@ def forward(
     start = None if initial_state is None else _by_group_of_batch(initial_state.to(dtype), groups)
     outputs, h = [], added[0]
     for t, h in enumerate(recurrence(decays, added, whole, start)):
-        outputs.append(_read(C_at(t), h))  # [B, M, G, D / G]
+        outputs.append(_read(C_at(t), h))  # [B, M, G, 1, D / G]
     y = torch.stack(outputs, dim=2).flatten(3).flatten(1, 2)[:, :length]
     if D is not None:
         y = y + D.to(dtype) * x
@@ -76,17 +76,17 @@ def _by_group_of_batch(state: Tensor, groups: int) -> Tensor:
     return state.unflatten(1, (groups, -1)).transpose(2, 3)
 
 
-def _at_step(weights: Tensor, groups: int, steps: int) -> Callable[[int], Tensor]:
-    """t -> B or C of step t of every chunk, [B, M, G, N, 1], or [G, N, D / G] where it is constant in time."""
+def _at_step(weights: Tensor, groups: int, steps: int, axis: int) -> Callable[[int], Tensor]:
+    """t -> B or C of step t of every chunk, [B, M, G, N] with an axis of one, or [G, N, D / G] constant in time."""
     if weights.dim() == 2:
         constant = _by_group(weights, groups)
         return lambda t: constant
-    by_step = in_chunks(weights, steps).unsqueeze(5).unbind(2)
+    by_step = in_chunks(weights, steps).unsqueeze(axis).unbind(2)
     return lambda t: by_step[t]
 
 
 def _read(C: Tensor, h: Tensor) -> Tensor:
-    """The sum over N of C times h, [B, M, G, D / G]; a product of matrices where C has no channels."""
+    """The sum over N of C times h, [B, M, G, 1, D / G]; a product of matrices where C has no channels."""
     if C.dim() == 3:
-        return (C * h).sum(-2)
-    return torch.matmul(C.transpose(-1, -2), h).squeeze(-2)
+        return (C * h).sum(-2, keepdim=True)
+    return torch.matmul(C, h)
