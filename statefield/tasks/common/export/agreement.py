@@ -1,0 +1,145 @@
+"""Does a file compute what the net does, and how fast: both run in turns, on the same inputs, in one process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from statefield.errors import ExportError
+from statefield.tasks.common.export.subject import Subject
+
+__all__ = ["TOLERANCE", "Agreement", "compare", "random_inputs"]
+
+TOLERANCE = 1e-4
+_SCALE = 1.0  # outputs whose largest value is above this may differ by as large a share of it
+_SECONDS = 1.0  # spent on each side's timing, at most twice that
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the comparison found.
+
+    Attributes:
+        difference: the largest |difference| of any output, over the inputs and batches that were tried; of outputs
+            with values beyond 1, as a share of their largest.
+        batches: numbers of inputs at once that were tried.
+        torch_ms, runtime_ms: medians of single calls with one input at once; None where time was not taken.
+        threads: that both had.
+    """
+
+    difference: float
+    batches: tuple[int, ...]
+    torch_ms: float | None
+    runtime_ms: float | None
+    threads: int
+
+    @property
+    def passed(self) -> bool:
+        return self.difference <= TOLERANCE  # False for NaN
+
+
+def compare(subject: Subject, path: Path, *, any_batch: bool = True, timed: bool = True) -> Agreement:
+    """Run `path` beside the net.
+
+    Args:
+        any_batch: also with one input at once and with one more than the example has.
+
+    Raises:
+        ExportError: the file cannot be loaded or run.
+    """
+    run = load(path, tuple(subject.inputs))
+    given = len(next(iter(subject.inputs.values())))
+    batches = tuple(sorted({1, given, given + 1})) if any_batch else (given,)
+    worst = 0.0
+    for seed, batch in enumerate(batches):
+        inputs = random_inputs(subject, batch, seed)
+        worst = max(worst, _difference(_net(subject, inputs), run(inputs)), key=_nan_last)
+    torch_ms = runtime_ms = None
+    if timed:
+        one = random_inputs(subject, 1 if any_batch else given, 0)
+        torch_ms, runtime_ms = _in_turns(lambda: _net(subject, one), lambda: run(one))
+    return Agreement(worst, batches, torch_ms, runtime_ms, torch.get_num_threads())
+
+
+def load(path: Path, names: Sequence[str]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """A function that runs a written file: inputs in order -> outputs in order."""
+    if path.suffix == ".pt2":
+        module = torch.export.load(str(path)).module()
+
+        def run_torch(inputs: Sequence[Tensor]) -> list[Tensor]:
+            with torch.no_grad():
+                return _tensors(module(*inputs))
+
+        return run_torch
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # as many as the net beside it has
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ExportError(f"onnxruntime {onnxruntime.__version__} cannot load {path}: {str(error)[:400]}") from error
+    known = {entry.name for entry in session.get_inputs()}
+
+    def run_onnx(inputs: Sequence[Tensor]) -> list[Tensor]:
+        feeds = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True) if name in known}
+        return [torch.from_numpy(np.asarray(found)) for found in session.run(None, feeds)]
+
+    return run_onnx
+
+
+def random_inputs(subject: Subject, batch: int, seed: int) -> list[Tensor]:
+    """Inputs of the example's shapes with another batch: normal floats; integers are the example's, repeated."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for example in subject.inputs.values():
+        shape = (batch, *example.shape[1:])
+        if example.is_floating_point():
+            drawn.append(torch.randn(shape, generator=generator))
+        else:
+            drawn.append(example[torch.arange(batch) % len(example)])
+    return drawn
+
+
+def _net(subject: Subject, inputs: Sequence[Tensor]) -> list[Tensor]:
+    with torch.no_grad():
+        return _tensors(subject.net(*inputs))
+
+
+def _tensors(found: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    return [found] if isinstance(found, Tensor) else list(found)
+
+
+def _difference(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    worst = 0.0
+    for ours, theirs in zip(wanted, found, strict=True):
+        if ours.shape != theirs.shape:
+            raise ExportError(f"the file gives {list(theirs.shape)} where the net gives {list(ours.shape)}.")
+        scale = max(_SCALE, float(ours.abs().max()))
+        worst = max(worst, float((ours.double() - theirs.double()).abs().max()) / scale, key=_nan_last)
+    return worst
+
+
+def _nan_last(value: float) -> float:
+    return float("inf") if value != value else value
+
+
+def _in_turns(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
+    """Medians in milliseconds of two calls that alternate, so that a busy machine slows both."""
+    first(), second()
+    times: tuple[list[float], list[float]] = ([], [])
+    begin = time.perf_counter()
+    while len(times[0]) < 3 or (time.perf_counter() - begin < 2 * _SECONDS and len(times[0]) < 100):
+        for call, taken in zip((first, second), times, strict=True):
+            start = time.perf_counter()
+            call()
+            taken.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times[0]), statistics.median(times[1])

@@ -1,0 +1,56 @@
+"""A backbone by name as a subject of export: its classifier, or its pyramid of maps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import statefield
+from statefield.backbones import create_model
+from statefield.backbones.checkpoints import load_checkpoint
+from statefield.tasks.common.export.subject import Subject
+
+__all__ = ["backbone_subject"]
+
+
+def backbone_subject(
+    name: str,
+    *,
+    size: tuple[int, int] | None = None,
+    features: bool = False,
+    checkpoint: Path | None = None,
+    **kwargs: Any,
+) -> Subject:
+    """A backbone of `statefield models`, or any of timm's, as its file is to hold it.
+
+    Args:
+        size: rows and columns of the image; None: those of the model's timm cfg.
+        features: the maps, "map_0" the finest, in place of the classifier's logits.
+        checkpoint: its weights; None: random ones, of which the file says so.
+        **kwargs: of the model (`num_classes`, `in_chans`, ...).
+    """
+    model = create_model(name, features_only=True, **kwargs) if features else create_model(name, **kwargs)
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint)
+    rows, columns = size or tuple(cfg.get("input_size", (3, 224, 224))[1:])
+    channels = kwargs.get("in_chans", 3)
+    about = {
+        "model": name,
+        "statefield": statefield.__version__,
+        "weights": "random" if checkpoint is None else checkpoint.name,
+        "mean": json.dumps(cfg.get("mean")),
+        "std": json.dumps(cfg.get("std")),
+    }
+    outputs = tuple(f"map_{number}" for number in range(len(model.feature_info))) if features else ("logits",)
+    return Subject(
+        name,
+        model.eval(),
+        {"image": torch.zeros(2, channels, rows, columns)},
+        outputs,
+        spatial={"image": (2, 3)},
+        about=about,
+    )

@@ -1,0 +1,65 @@
+"""A subject to a file that was tried: trace, write beside the target, run it beside the net, only then put it there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from statefield.errors import ExportError
+from statefield.files import atomic_path
+from statefield.tasks.common.export.agreement import TOLERANCE, Agreement, compare
+from statefield.tasks.common.export.files import require_packages, write
+from statefield.tasks.common.export.program import program_of
+from statefield.tasks.common.export.subject import Subject
+
+__all__ = ["Exported", "export"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that computes what its net does.
+
+    Attributes: name: of the model. path: of the file. num_bytes: its size. nodes: operations of its graph.
+    """
+
+    name: str
+    path: Path
+    num_bytes: int
+    nodes: int
+    agreement: Agreement
+
+
+def export(
+    subject: Subject, path: Path, *, any_batch: bool = True, any_size: bool = False, timed: bool = True
+) -> Exported:
+    """Write `subject` to `path` (.onnx or .pt2), after comparing the file with the net.
+
+    Args:
+        any_batch: as many inputs at once as one likes, in place of the example's number.
+        any_size: rows and columns too, where no operator stands against it.
+        timed: take the time of both.
+
+    Raises:
+        ConfigError: the name of the file, or packages that are missing.
+        ExportError: the net cannot be traced or held by such a file, or the file computes something else than it; then
+            nothing is written.
+    """
+    require_packages(path)
+    program = program_of(subject, any_batch=any_batch, any_size=any_size)
+    inputs = {name: ["any" if any_batch else len(x), *x.shape[1:]] for name, x in subject.inputs.items()}
+    if any_size:
+        for name, axes in subject.spatial.items():
+            for axis in axes:
+                inputs[name][axis] = "any"
+    about = {**subject.about, "inputs": json.dumps(inputs), "outputs": json.dumps(subject.outputs)}
+    with atomic_path(path) as partial:
+        nodes = write(program, subject, partial, about)
+        agreement = compare(subject, partial, any_batch=any_batch, timed=timed)
+        if not agreement.passed:
+            raise ExportError(
+                f"the file of {subject.name} differs from the net by {agreement.difference:.1e}, and {TOLERANCE:.0e} "
+                f"is allowed: {path} was not written. Please report the model and these numbers."
+            )
+        num_bytes = partial.stat().st_size
+    return Exported(subject.name, path, num_bytes, nodes, agreement)

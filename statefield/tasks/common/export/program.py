@@ -1,0 +1,118 @@
+"""From a net to a program of standard operations, which plain torch runs and ONNX can be made of.
+
+`torch.export` keeps our operators whole. They are replaced by their standard forms (`kernels/standard_forms.py`), and
+the routes of their scans by constants; what is left knows nothing of statefield.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
+from torch.fx import Node
+
+from statefield.errors import ExportError, StatefieldError
+from statefield.kernels.standard_forms import decompositions
+from statefield.tasks.common.export.subject import Subject
+
+__all__ = ["LARGEST_BATCH", "LARGEST_SIDE", "program_of"]
+
+LARGEST_BATCH, LARGEST_SIDE = 4096, 16384
+_ROUTES = "statefield.route_orders.default"
+# Their standard forms are written out for one number of tokens.
+_ONE_LENGTH = ("selective_scan", "routed_scan", "structure_aware_scan", "route_orders")
+
+
+def program_of(subject: Subject, *, any_batch: bool = True, any_size: bool = False) -> ExportedProgram:
+    """The net as a program of standard operations.
+
+    Args:
+        any_batch: the first axis of every input may have any size from 1 to `LARGEST_BATCH`.
+        any_size: so may rows and columns, up to `LARGEST_SIDE`.
+
+    Raises:
+        ExportError: an operator, or the net itself, is not to be had so; names it.
+    """
+    if any_size and not any(subject.spatial.values()):
+        raise ExportError(f"{subject.name} takes inputs of one size: leave --any-size out.")
+    for parameter in subject.net.parameters():
+        parameter.requires_grad_(False)
+    shapes = _dynamic_shapes(subject, any_batch=any_batch, any_size=any_size)
+    try:
+        program = torch.export.export(subject.net, tuple(subject.inputs.values()), dynamic_shapes=shapes, strict=False)
+    except StatefieldError:
+        raise
+    except Exception as error:
+        raise ExportError(
+            f"torch.export cannot trace {subject.name} with {_varied(any_batch, any_size)}: {_first_lines(error)}"
+        ) from error
+    if any_size:
+        _require_free_lengths(subject, program)
+    _hold_routes(program)
+    program = program.run_decompositions(decompositions())
+    left = sorted({str(node.target) for node in program.graph.nodes if str(node.target).startswith("statefield.")})
+    if left:
+        raise ExportError(
+            f"{subject.name} uses {', '.join(left)}, which has no standard form: no other runtime can hold it."
+        )
+    return program
+
+
+def _dynamic_shapes(subject: Subject, *, any_batch: bool, any_size: bool) -> tuple[dict[int, object], ...]:
+    batch = Dim("batch", min=1, max=LARGEST_BATCH)
+    shapes = []
+    for name in subject.inputs:
+        free: dict[int, object] = {0: batch} if any_batch else {}
+        if any_size:
+            free |= {axis: Dim(f"side_{axis}", min=1, max=LARGEST_SIDE) for axis in subject.spatial.get(name, ())}
+        shapes.append(free)
+    return tuple(shapes)
+
+
+def _require_free_lengths(subject: Subject, program: ExportedProgram) -> None:
+    """Refuse before the decomposition does, which would be minutes later."""
+    for node in program.graph.nodes:
+        operator = str(node.target).removeprefix("statefield.").removesuffix(".default")
+        if str(node.target).startswith("statefield.") and operator in _ONE_LENGTH:
+            raise ExportError(
+                f"{subject.name} cannot be exported for any size: the standard form of its operator {operator} is "
+                "written out for one number of tokens. Leave --any-size out, and give the size with --size."
+            )
+
+
+def _hold_routes(program: ExportedProgram) -> None:
+    """Replace every look-up of routes by a constant of the program.
+
+    A decomposition cannot make one: what it creates while it is traced has to follow from its inputs.
+    """
+    specs = program.graph_signature.input_specs
+    first = next(number for number, spec in enumerate(specs) if spec.kind == InputKind.USER_INPUT)
+    first_input = [node for node in program.graph.nodes if node.op == "placeholder"][first]
+    known: dict[tuple[str, tuple[int, ...]], Node] = {}
+    for node in list(program.graph.nodes):
+        if str(node.target) != _ROUTES:
+            continue
+        names, shape = node.args[0], tuple(node.args[1])
+        if (names, shape) not in known:
+            name = f"route_orders_{len(known)}"
+            with program.graph.inserting_before(first_input):
+                held = program.graph.placeholder(name)
+            held.meta["val"] = node.meta["val"]
+            program.constants[name] = torch.ops.statefield.route_orders(names, list(shape), torch.device("cpu"))
+            specs.insert(first, InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(held.name), name, None))
+            first += 1
+            known[names, shape] = held
+        node.replace_all_uses_with(known[names, shape])
+        program.graph.erase_node(node)
+    program.graph_module.recompile()
+
+
+def _varied(any_batch: bool, any_size: bool) -> str:
+    free = [what for what, wanted in (("batch", any_batch), ("size", any_size)) if wanted]
+    return f"any {' and '.join(free)}" if free else "these sizes"
+
+
+def _first_lines(error: Exception) -> str:
+    """What torch says, without the pages behind it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:2])[:400]}"
