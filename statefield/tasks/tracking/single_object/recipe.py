@@ -38,7 +38,8 @@ class SotDataConfig:
         max_gap: they and the first template are at most so many frames from the one to be searched; null: any frame of
             the sequence, as in the authors' code.
         search_shift: the centre of the search region is up to half of this times the target's side off; 3 is OSTrack's.
-        search_scale: deviation of the logarithm of its sides.
+        search_scale: deviation of the logarithm of its sides; 0.25 is OSTrack's. With a narrow one the net learns that
+            the target fills 1 / search_factor of the region, and tracking keeps an error of its size.
         template_shift: the same of templates. template_scale: the same of templates.
         grey: the probability that a sample loses its colours.
         mirror: the probability that a sample is mirrored.
