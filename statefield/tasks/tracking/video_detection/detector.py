@@ -120,6 +120,15 @@ class VideoDetector(nn.Module):
         prefix = "maps.encoder" if encoder is self.maps.encoder else "maps.encoder.model"
         return {f"{prefix}.{name}" for name in declared()} if callable(declared) else set()
 
+    def parameters_of_enhancements(self) -> frozenset[str]:
+        """Names of what a detector without a memory has not."""
+        return frozenset(
+            f"{prefix}.{name}"
+            for prefix, module in self.named_modules()
+            if isinstance(module, MemoryAggregation)
+            for name, _ in module.named_parameters()
+        )
+
     @property
     def instances(self) -> InstanceHead:
         head = self.heads.box_head

@@ -65,6 +65,8 @@ class MemoryConfig:
         kept_proposals: proposals of a frame that are remembered.
         first_references: frames, spread over the whole video, that the memory is filled with before the first frame
             (14 in the paper's test); 0: none, so that a frame never depends on a later one.
+        rate_share: the share of the learning rate that the enhancements have, above 0 and up to 1 (as in the paper).
+            Less helps where the encoder begins untrained: what there is to attend to changes with every step.
     """
 
     pixels: bool = True
@@ -75,6 +77,7 @@ class MemoryConfig:
     kept_pixels: int = 256
     kept_proposals: int = 75
     first_references: int = 0
+    rate_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -286,6 +289,8 @@ def _require_memory(memory: MemoryConfig, model: VideoModelConfig) -> None:
             raise ConfigError(f"model.memory.{name} = {getattr(memory, name)}: 1 or more is needed.")
     if memory.first_references < 0:
         raise ConfigError(f"model.memory.first_references = {memory.first_references}: 0 or more is needed.")
+    if not 0 < memory.rate_share <= 1:
+        raise ConfigError(f"model.memory.rate_share = {memory.rate_share}: a share above 0 and up to 1 is needed.")
     if not 0 < memory.key_length <= memory.max_length:
         raise ConfigError(
             f"model.memory holds {memory.max_length} and looks at {memory.key_length}: from 1 to all of it can be."

@@ -56,7 +56,11 @@ class VideoDetectionTask(DensePredictionTask):
         )
         self.net = VideoDetector(config, num_classes)
         self.config, self.val = config, val
+        self._of_enhancements = self.net.parameters_of_enhancements()
         self._entries: dict[str, list[Entry]] = {}
+
+    def rate_share(self, name: str) -> float:
+        return self.config.memory.rate_share if self.config.memory and name in self._of_enhancements else 1.0
 
     def batch_loss(self, batch: FrameBatch) -> Tensor:
         """The sum of Faster R-CNN's four losses."""

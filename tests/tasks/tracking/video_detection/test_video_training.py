@@ -13,7 +13,7 @@ from statefield.errors import ConfigError, DataError
 from statefield.tasks.common.checkpointing import read_weights, save_weights
 from statefield.tasks.common.module import rate_factor
 from statefield.tasks.tracking.video_detection.examples import KeyFrames, VideoData
-from statefield.tasks.tracking.video_detection.recipe import VideoDataConfig
+from statefield.tasks.tracking.video_detection.recipe import MemoryConfig, VideoDataConfig, VideoModelConfig
 from statefield.tasks.tracking.video_detection.training import load_detector
 
 HOME = Path(__file__).parents[4] / "recipes" / "tracking"
@@ -105,6 +105,25 @@ def test_sgd_with_a_step_and_weights_of_another_run(videos, tmp_path):
     assert factors == [1, 1, 1, 1, 0.1, 0.1]
 
 
+def test_enhancements_learn_at_their_share_of_the_rate():
+    from statefield.tasks.tracking.video_detection.task import VideoDetectionTask
+
+    config = VideoModelConfig(
+        encoder="spatial_mamba_nano",
+        encoder_args={"dims": (8, 8, 16, 16), "depths": (1, 1, 1, 1)},
+        channels=8,
+        head_width=16,
+        memory=MemoryConfig(heads=2, rate_share=0.1),
+        lr=0.5,
+    )
+    task = VideoDetectionTask(config, num_classes=3, seed=0, total_steps=10)
+    names = {id(parameter): name for name, parameter in task.net.named_parameters()}
+    rates = {names[id(one)]: group["lr"] for group in task.parameter_groups() for one in group["params"]}
+    slow = {name for name, rate in rates.items() if rate == pytest.approx(0.05)}
+    assert slow == {name for name in names.values() if "aggregation" in name} and len(slow) == 3 * 8
+    assert all(rate == 0.5 for name, rate in rates.items() if name not in slow)
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_the_recipes_run(videos, tmp_path, recipe):
     run = tmp_path / "run"
@@ -130,6 +149,8 @@ def test_there_are_recipes():
         (["--model.memory.pixels", "false", "--model.memory.instances", "false"], "neither pixels nor instances"),
         (["--model.memory.heads", "3"], "does not divide into model.memory.heads = 3"),
         (["--model.memory.key_length", "81"], "holds 80 and looks at 81"),
+        (["--model.memory.rate_share", "0"], "model.memory.rate_share = 0.0: a share above 0"),
+        (["--model.memory.rate_share", "1.5"], "up to 1 is needed"),
         (["--model.short_side", "[8]"], "sides of 32 pixels or more"),
         (["--model.encoder", "spatial_mamba_nanno"], "did you mean"),
         (["--model.memory", "null", "--control.without_memory", "true"], "the control would be the model"),
