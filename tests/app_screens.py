@@ -81,7 +81,7 @@ def tab(page: Any, name: str) -> None:
 def upload(page: Any, box: str, *files: Path | str) -> None:
     """Give files to an upload box, and wait until they are there."""
     page.locator(f"#{box} input[type=file]").set_input_files([str(path) for path in files])
-    page.locator(f"#{box}").get_by_text(Path(files[0]).stem[:12]).first.wait_for()
+    page.locator(f"#{box}").get_by_text(Path(files[0]).name[:6]).first.wait_for()
 
 
 def press(page: Any, button: str) -> None:

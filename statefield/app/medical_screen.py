@@ -45,7 +45,7 @@ def add_medical_screen(job: MedicalJob | None, desk: Desk) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
             files = upload_box(
-                "Slice or volume: .nii.gz, .nii, .png, .jpg, .tif",
+                "Slice or volume: NIfTI, PNG, ...",
                 file_count="multiple",
                 height=150,
                 elem_id="medical-file",
@@ -59,7 +59,13 @@ def add_medical_screen(job: MedicalJob | None, desk: Desk) -> None:
         with gr.Column(scale=2, min_width=420):
             message = gr.HTML(visible=False, elem_id="medical-message")
             picture = gr.Image(
-                label="Mask", type="numpy", format="png", interactive=False, height=620, elem_id="medical-picture"
+                label="Mask",
+                type="numpy",
+                format="png",
+                interactive=False,
+                height=620,
+                buttons=["download", "fullscreen"],  # not "share", which would send it elsewhere
+                elem_id="medical-picture",
             )
             downloads = gr.Files(label="Files", visible=False, interactive=False, elem_id="medical-files")
     take.click(example, None, [files, message], **PRIVATE)

@@ -82,8 +82,11 @@ def show_tracks(
     scores = folder / "scores.json", folder / "scores.csv"
     write_json(scores[0], content)
     write_text(scores[1], csv_text(tables))
-    video = target.with_name(f"{target.name}.webm") if drawn else None
-    return TrackingResult(video, tuple(tables), tuple(notes), (*((video,) if video else ()), *scores))
+    video = target.with_name(f"{target.name}.webm")
+    if not drawn:
+        video.unlink(missing_ok=True)
+    files = (video, *scores) if drawn else scores
+    return TrackingResult(video if drawn else None, tuple(tables), tuple(notes), files)
 
 
 def _frames(pictures: Sequence[Path], folder: Path) -> Frames | None:

@@ -64,7 +64,9 @@ def add_tracking_screen(desk: Desk) -> None:
                 run = gr.Button("Show the tracks", variant="primary", elem_id="tracks-run")
         with gr.Column(scale=2, min_width=420):
             message = gr.HTML(visible=False, elem_id="tracks-message")
-            video = gr.Video(label="Tracks", interactive=False, height=420, autoplay=False, elem_id="tracks-video")
+            video = gr.Video(
+                label="Tracks", interactive=False, height=420, buttons=["download"], elem_id="tracks-video"
+            )
             gr.HTML(f'<p class="sf-lead">{_LEGEND}</p>')
             tables = gr.HTML(elem_id="tracks-scores")
             downloads = gr.Files(label="Files", visible=False, interactive=False, elem_id="tracks-files")

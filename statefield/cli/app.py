@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import time
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def app(argv: list[str]) -> int:
     from statefield.app.serve import require_gradio, serving
 
     require_gradio()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was uploaded is removed then, too
     with serving(settings) as address:
         print(f"statefield app: {address}  (Ctrl-C ends it)", flush=True)
         if settings.host != LOOPBACK:
