@@ -33,6 +33,10 @@ from statefield.errors import ConfigError, DataError, LabelError, ShapeError
 from statefield.files import atomic_path
 
 logger = logging.getLogger(__name__)
+# nibabel prints what it finds in a header before the error, or the mend, that says it
+_UNHEARD = logging.getLogger(f"{__name__}.nibabel")
+_UNHEARD.addHandler(logging.NullHandler())
+_UNHEARD.propagate = False
 
 SUFFIXES = (".nii.gz", ".nii")
 AFFINE_TOLERANCE = 1e-3  # largest difference between two affines' entries that still counts as the same place
@@ -403,16 +407,16 @@ def read_header(path: Path, stream: IO[bytes]) -> tuple[NiftiHeader, tuple[int, 
     try:
         header = kind(raw, check=False)
         _mend_spacing(path, header)
-        header.check_fix()
+        header.check_fix(logger=_UNHEARD)
         header.get_data_dtype()
     except (HeaderDataError, WrapStructError) as error:
         raise DataError(f"{path}: this is no NIfTI file, or its header is damaged ({error}).") from error
     magic = bytes(header["magic"])[:3]
     if magic not in (b"n+1", b"n+2"):
         raise DataError(f"{path}: a header apart from its voxels found ({magic!r}); one .nii file with both is needed.")
-    offset = int(header["vox_offset"])
+    offset = float(header["vox_offset"])  # NaN and infinity are no integers
     if not len(raw) <= offset <= 1 << 30:
-        raise DataError(f"{path}: voxels are said to start at byte {offset}, which cannot be: the header is damaged.")
+        raise DataError(f"{path}: voxels are said to start at byte {offset:g}, which cannot be: the header is damaged.")
     return header, _shape(path, header)
 
 
@@ -456,6 +460,8 @@ def _shape(path: Path, header: NiftiHeader) -> tuple[int, ...]:
 
 def scaling(path: Path, header: NiftiHeader) -> tuple[float, float]:
     """Slope and intercept from stored values to the file's units."""
+    if np.isinf(header["scl_slope"]):  # nibabel takes it for NaN, which says that there is no scaling
+        raise DataError(f"{path}: the header's intensity scaling is damaged (a slope of {header['scl_slope']}).")
     try:
         slope, inter = header.get_slope_inter()
     except HeaderDataError as error:
