@@ -233,6 +233,8 @@ def _failures_named(path: Path) -> Iterator[None]:
 
 def _header_of(path: Path) -> Image.Image:
     with warnings.catch_warnings():
+        # of tags that it cannot read; what it cannot read of the picture is an error
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(path)
 
