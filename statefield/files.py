@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from statefield.errors import ConfigError, DataError
+
+_LONGEST_NAME = 200  # file systems hold 255 bytes, and endings follow
+
 
 @contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
@@ -18,9 +22,16 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     The temporary name keeps the target's suffixes (writers choose a format by them). When the block raises, the
     temporary file is removed and `target` is as it was. After a crash of the machine, `target` is the old file or the
     new one, never a part: the content is flushed before the rename, and the folder after it.
+
+    Raises `ConfigError` where a folder has the target's name, or a file that of its folder.
     """
     path = Path(target)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise ConfigError(f"{path}: a folder is there; the name of a file to write is needed.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"{path}: a file lies where its folder has to be; choose another place.") from error
     suffix = "".join(path.suffixes[-2:])
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".partial{suffix}", dir=path.parent)
     os.close(handle)
@@ -35,6 +46,32 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def require_file_name(name: str, where: str) -> None:
+    """Raise `DataError` unless `name`, which `where` gives to something, can be a file's name and leads nowhere else.
+
+    What is found in an input under such a name is written under it: "../../name" would be another folder's file.
+    """
+    try:
+        is_sound = name not in ("", ".", "..") and not set(name) & set("/\\\0") and len(name.encode()) <= _LONGEST_NAME
+    except UnicodeEncodeError:  # half of a character, which JSON can hold
+        is_sound = False
+    if not is_sound:
+        raise DataError(
+            f"{where}: the name {name[:60]!r} cannot be a file's. Needed are 1 to {_LONGEST_NAME} bytes without / and \\."
+        )
+
+
+def read_text(source: str | os.PathLike[str]) -> str:
+    """The text of a file in UTF-8, whatever mark it begins with. Raises `DataError` for what is no such file."""
+    path = Path(source)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, IsADirectoryError, FileNotFoundError) as error:
+        raise DataError(
+            f"{path}: this is no text file in UTF-8 ({error}). Copy it again, or save it as UTF-8."
+        ) from error
 
 
 def write_text(target: str | os.PathLike[str], text: str) -> None:
