@@ -7,7 +7,7 @@ A CocoVID file is a COCO file with `videos`, images that name their `video_id` a
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -49,8 +49,8 @@ class Annotations:
         """True where motion can be measured: frames in order and instances that keep their number."""
         return (
             bool(self.videos)
-            and all(_is_finite(image.get("frame_id")) for image in self.images)
-            and all(_is_key(one.get("instance_id")) for one in self.annotations)
+            and all(is_finite(image.get("frame_id")) for image in self.images)
+            and all(is_key(one.get("instance_id")) for one in self.annotations)
         )
 
 
@@ -91,7 +91,7 @@ def read_annotations(path: Path, on_bad: OnBad = "error") -> Annotations:
             raise DataError(f"{path}: {name} has the id {twice[0]!r} twice; ids are unique.")
     videos = {one["id"] for one in lists["videos"]}
     for index, image in enumerate(lists["images"]):
-        if videos and (not _is_key(image.get("video_id")) or image["video_id"] not in videos):
+        if videos and (not is_key(image.get("video_id")) or image["video_id"] not in videos):
             raise DataError(
                 f"{path}: images[{index}] belongs to the video {image.get('video_id')!r}, which is not there."
             )
@@ -162,19 +162,19 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: this is no JSON ({error.msg}). It may be cut off.") from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, or an integer of more than 4,300 digits
         raise DataError(f"{path}: this is no JSON ({error}).") from error
 
 
 def _entry_problem(one: Entry, images: dict[Any, Entry], categories: set[Any], *, is_truth: bool) -> str | None:
     """What is wrong with an annotation or detection, or None. Before a colon stands the kind of problem."""
-    if not _is_key(one.get("image_id")) or one["image_id"] not in images:
+    if not is_key(one.get("image_id")) or one["image_id"] not in images:
         return f"image_id is not among the images: {one.get('image_id')!r}"
-    if not _is_key(one.get("category_id")) or one["category_id"] not in categories:
+    if not is_key(one.get("category_id")) or one["category_id"] not in categories:
         return f"category_id is not among the categories: {one.get('category_id')!r}"
-    if not is_truth and not _is_finite(one.get("score")):
+    if not is_truth and not is_finite(one.get("score")):
         return f"score is no number: {one.get('score')!r}"
-    if is_truth and not _is_finite(one.get("area", 0)):
+    if is_truth and not is_finite(one.get("area", 0)):
         return f"area is no number: {one.get('area')!r}"
     checks: dict[str, Callable[[Any], str | None]] = {
         "bbox": _box_problem,
@@ -191,16 +191,20 @@ def _entry_problem(one: Entry, images: dict[Any, Entry], categories: set[Any], *
     return None
 
 
-def _is_key(value: Any) -> bool:
+def is_key(value: Any) -> bool:
+    """Whether a value of JSON may number or name an entry."""
     return isinstance(value, (int, str))
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def is_finite(value: Any) -> bool:
+    """Whether a value of JSON, whose integers have no largest, is a number that float64 holds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max  # false for NaN
 
 
 def _box_problem(box: Any) -> str | None:
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(is_finite(value) for value in box):
         return f"bbox is not four numbers x, y, width, height: {str(box)[:60]}"
     if box[2] < 0 or box[3] < 0:
         return f"bbox has a negative size: {box}"
@@ -208,7 +212,7 @@ def _box_problem(box: Any) -> str | None:
 
 
 def _keypoints_problem(points: Any) -> str | None:
-    if not isinstance(points, list) or len(points) % 3 or not all(_is_finite(value) for value in points):
+    if not isinstance(points, list) or len(points) % 3 or not all(is_finite(value) for value in points):
         return f"keypoints are not numbers in threes x, y, v: {str(points)[:60]}"
     return None
 
@@ -218,7 +222,7 @@ def _segmentation_problem(value: Any, image: Entry) -> str | None:
         for polygon in value:
             if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
                 return "segmentation has a polygon that is not six numbers or more, x and y in turn"
-            if not all(_is_finite(number) for number in polygon):
+            if not all(is_finite(number) for number in polygon):
                 return "segmentation has a coordinate that is no number"
         if not (isinstance(image.get("height"), int) and isinstance(image.get("width"), int)):
             return "segmentation is of polygons, but its image tells no height and width"
@@ -240,7 +244,7 @@ def _segmentation_problem(value: Any, image: Entry) -> str | None:
 def _runs(counts: Any) -> np.ndarray | None:
     """The run lengths of a mask; COCO's strings hold six bits a letter, the third run on as differences."""
     if isinstance(counts, list):
-        return np.array(counts, dtype=np.int64) if all(isinstance(n, int) for n in counts) else None
+        return np.array(counts, dtype=np.int64) if all(isinstance(n, int) and abs(n) < 2**40 for n in counts) else None
     if not isinstance(counts, str):
         return None
     codes = np.frombuffer(counts.encode("ascii", errors="replace"), dtype=np.uint8).astype(np.int64) - 48

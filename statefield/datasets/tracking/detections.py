@@ -25,15 +25,19 @@ from numpy.typing import NDArray
 
 from statefield.datasets.readers.limits import require_memory
 from statefield.datasets.tracking.bad_rows import BadRows
+from statefield.datasets.tracking.coco_json import is_finite, is_key
 from statefield.datasets.tracking.multi_object import read_sequence_info
+from statefield.datasets.tracking.number_rows import whole_number
 from statefield.datasets.tracking.number_table import read_number_table
 from statefield.errors import ConfigError, DataError, DatasetLayoutError
+from statefield.files import require_file_name
 
 __all__ = ["Detections", "read_detections"]
 
 _COLUMNS = 7
 _IMAGE_FOLDERS = ("img1", "img", "images", "data")
 _MOST_FRAMES = 10_000_000
+_MOST_DIGITS = 20  # of a number in a picture's name
 _BYTES_PER_CHARACTER = 12  # of the objects that a JSON becomes
 
 
@@ -143,8 +147,8 @@ def _of_text(name: str, path: Path, folder: Path | None, bad: BadRows) -> Detect
     if folder is not None and (folder / "seqinfo.ini").is_file():
         info = read_sequence_info(folder / "seqinfo.ini")
         num_frames = int(info["seqlength"])
-        sides = info.get("imwidth", ""), info.get("imheight", "")
-        size = (int(sides[0]), int(sides[1])) if all(side.isdigit() for side in sides) else None
+        width, height = (whole_number(info.get(side, "")) for side in ("imwidth", "imheight"))
+        size = None if width is None or height is None else (width, height)
     values = table.values
     kept = np.ones(len(values), dtype=bool)
     for row, (frame, width, height) in enumerate(values[:, [0, 4, 5]].tolist()):
@@ -192,16 +196,24 @@ def _of_coco(path: Path, images: Path | None, categories: Sequence[str] | None, 
                 "images are of with --images."
             )
         results, about, source = content, _json(images), images
-    else:
+    elif isinstance(content, dict):
         results, about, source = content.get("annotations"), content, path
+    else:
+        results, about, source = None, None, path
     if not isinstance(about, dict) or not isinstance(about.get("images"), list) or not isinstance(results, list):
         raise DataError(f"{source} is no COCO file: an object with the lists images and annotations is needed.")
+    for name in ("categories", "videos"):
+        entries = about.get(name) or []
+        if not isinstance(entries, list) or not all(isinstance(one, dict) and is_key(one.get("id")) for one in entries):
+            raise DataError(f"{source}: {name!r} is no list of objects with a number each.")
     wanted = _category_ids(about, categories, source)
     places = _places(about, source)
     rows: dict[str, list[tuple[float, ...]]] = {name: [] for name, _, _ in places.values()}
     for number, entry in enumerate(results, start=1):
         row = _result(entry, number, path, places, bad)
-        if row is not None and (wanted is None or entry.get("category_id") in wanted):
+        if row is not None and (
+            wanted is None or (is_key(entry.get("category_id")) and entry["category_id"] in wanted)
+        ):
             rows[places[entry["image_id"]][0]].append(row)
     lengths = {name: max(frame for other, frame, _ in places.values() if other == name) for name in rows}
     sizes = {name: size for name, _, size in places.values()}
@@ -249,6 +261,7 @@ def _places(about: Mapping[str, Any], source: Path) -> dict[Any, tuple[str, int,
             raise DataError(f"{source}: image {index} ({file}) is of frame {number}; frames are counted from 1.")
         width, height = image.get("width"), image.get("height")
         size = (width, height) if isinstance(width, int) and isinstance(height, int) else None
+        require_file_name(PurePosixPath(name).name, f"{source}: image {index}")
         found[image["id"]] = (PurePosixPath(name).name, number, size)
     if not found:
         raise DataError(f"{source} has no images.")
@@ -261,9 +274,13 @@ def _file_of(image: Mapping[str, Any]) -> PurePosixPath:
 
 def _number_of(image: Any, index: int, source: Path) -> tuple[str, int]:
     """An image's number, and whether its file's "name" or its "frame_id" says it."""
-    if not isinstance(image, dict) or "id" not in image:
-        raise DataError(f"{source}: image {index} has no id.")
-    digits = re.search(r"(\d+)$", _file_of(image).stem)
+    if not isinstance(image, dict) or not is_key(image.get("id")):
+        raise DataError(f"{source}: image {index} has no number of its own (id).")
+    if not is_key(image.get("video_id", 0)):
+        raise DataError(f"{source}: image {index} has the video_id {str(image['video_id'])[:40]}; a number is needed.")
+    digits = re.search(r"([0-9]+)$", _file_of(image).stem)
+    if digits and len(digits.group(1)) > _MOST_DIGITS:
+        raise DataError(f"{source}: image {index} has a frame of {len(digits.group(1))} digits in its name.")
     if digits:
         return "name", int(digits.group(1))
     number = image.get("frame_id")
@@ -280,12 +297,12 @@ def _result(
     """Frame, box and score of one result; None where it is left out. `bad` counts results as if they were lines."""
     box = entry.get("bbox") if isinstance(entry, dict) else None
     numbers = [*box, entry.get("score")] if isinstance(box, list) and len(box) == 4 else None
-    if numbers is None or not all(isinstance(one, (int, float)) and math.isfinite(one) for one in numbers):
+    if numbers is None or not all(is_finite(one) for one in numbers):
         bad.add("no box with a score", number, f"result {number} has no bbox of four finite numbers and a score")
         return None
     image = entry.get("image_id")
-    if image not in places:
-        bad.add("of no known image", number, f"result {number} is of image {image!r}, which there is none of")
+    if not is_key(image) or image not in places:
+        bad.add("of no known image", number, f"result {number} is of image {repr(image)[:40]}, which there is none of")
         return None
     frame = places[image][1]
     wrong = _wrong(frame, numbers[2], numbers[3], None)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from statefield.datasets.tracking.number_rows import text_lines, whole_number
 from statefield.errors import ConfigError, DataError, DatasetLayoutError
 
 Benchmark = Literal["MOT15", "MOT16", "MOT17", "MOT20", "DanceTrack", "SportsMOT", "KITTI", "plain"]
@@ -272,7 +273,7 @@ def _with_seqmap(found: list[SequenceFiles], seqmap: Path | None) -> list[Sequen
     """The sequences that a seqmap names; all where there is none."""
     if seqmap is None:
         return found
-    rows = [row.split(",")[0].strip() for row in seqmap.read_text(encoding="utf-8-sig").splitlines()]
+    rows = [row.split(",")[0].strip() for row in text_lines(seqmap)]
     known = {each.name: each for each in found}
     wanted = [row for row in dict.fromkeys(rows) if row and row != "name"]
     missing = [name for name in wanted if name not in known]
@@ -303,18 +304,21 @@ def _kitti_sequences(root: Path, split: str | None) -> list[SequenceFiles] | Non
     if chosen is None:
         return [SequenceFiles(name, path, images=_images(base / "image_02", name)) for name, path in labels.items()]
     found = []
-    for line, row in enumerate(chosen.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for line, row in enumerate(text_lines(chosen), start=1):
         cells = row.split()
         if len(cells) < 4:
             continue
-        if cells[0] not in labels or not cells[3].isdigit():
+        if cells[0] not in labels or (count := whole_number(cells[3])) is None:
             raise DatasetLayoutError(
                 f"{chosen}, line {line}: {row.strip()[:60]!r} names no sequence of {base / _KITTI_LABELS} with its "
                 "number of frames (0000 empty 000000 000154)."
             )
         images = _images(base / "image_02", cells[0])
-        found.append(
-            SequenceFiles(cells[0], labels[cells[0]], num_frames=int(cells[3]), frame_rate=10.0, images=images)
+        found.append(SequenceFiles(cells[0], labels[cells[0]], num_frames=count, frame_rate=10.0, images=images))
+    if not found:
+        raise DatasetLayoutError(
+            f"{chosen} names no sequence; lines such as '0000 empty 000000 000154' are needed: its name, and its number "
+            "of frames."
         )
     return found
 

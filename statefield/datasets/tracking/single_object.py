@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from statefield.datasets.tracking.number_rows import read_flags, read_rows, text_lines
+from statefield.datasets.tracking.number_rows import read_flags, read_rows, text_lines, whole_number
 from statefield.errors import DataError, DatasetLayoutError
 
 BOX = "a box: x, y, width, height"
@@ -164,7 +164,10 @@ def _resolution(path: Path) -> tuple[int, int] | None:
     for line in text_lines(path):
         match = re.match(r"\s*resolution\s*[:=]\s*\(?\s*(\d+)\s*,\s*(\d+)", line)
         if match:
-            return int(match[1]), int(match[2])
+            width, height = whole_number(match[1]), whole_number(match[2])
+            if width is None or height is None:
+                raise DataError(f"{path}: {line[:60]!r} is no width and height in pixels.")
+            return width, height
     return None
 
 

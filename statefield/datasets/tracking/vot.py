@@ -7,6 +7,7 @@ JSON file as pysot keeps it (SEQ -> gt_rect, width, height, and a list of flags 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +15,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from statefield.datasets.readers import image as image_reader
 from statefield.datasets.readers.limits import require_memory
-from statefield.datasets.tracking.number_rows import read_flags, text_lines
+from statefield.datasets.tracking.number_rows import read_flags, text_lines, whole_number
 from statefield.datasets.tracking.regions import Region, Special, bounding_box, read_regions, region_of
 from statefield.datasets.tracking.single_object import ObjectSequence
 from statefield.datasets.tracking.single_object_results import TrackerResults
 from statefield.errors import ConfigError, DataError, DatasetLayoutError
+from statefield.files import require_file_name
 
 TAGS = ("camera_motion", "illum_change", "motion_change", "size_change", "occlusion", "empty")
 _IMAGE_FOLDERS = ("color", "img", "ir", ".")
@@ -156,8 +158,11 @@ def _one_of(path: Path) -> Path | None:
 def _folders(root: Path) -> list[Path]:
     listed = root / "list.txt"
     if listed.is_file():
-        named = [root / line.strip() for line in text_lines(listed) if line.strip()]
-        return [folder for folder in named if (folder / "groundtruth.txt").is_file()]
+        names = [line.strip() for line in text_lines(listed) if line.strip()]
+        outside = next((name for name in names if Path(name).is_absolute() or ".." in Path(name).parts), None)
+        if outside is not None:
+            raise DataError(f"{listed}: {outside!r} leads out of {root}; it lists folders of sequences in {root}.")
+        return [root / name for name in names if (root / name / "groundtruth.txt").is_file()]
     if not root.is_dir():
         return []
     return sorted(child for child in root.iterdir() if (child / "groundtruth.txt").is_file())
@@ -194,17 +199,14 @@ def _image_size(folder: Path) -> tuple[int, int] | None:
     described = folder / "sequence"
     if described.is_file():
         values = dict(line.split("=", 1) for line in text_lines(described) if "=" in line)
-        if values.get("width", "").isdigit() and values.get("height", "").isdigit():
-            return int(values["width"]), int(values["height"])
+        width, height = (whole_number(values.get(side, "")) for side in ("width", "height"))
+        if width is not None and height is not None:
+            return width, height
     for place in _IMAGE_FOLDERS:
         for suffix in (".jpg", ".png"):
             image = folder / place / f"00000001{suffix}"
             if image.is_file():
-                try:
-                    with Image.open(image) as opened:
-                        return opened.size
-                except (UnidentifiedImageError, OSError) as error:
-                    raise DataError(f"{image}: its size cannot be read ({error}). Copy the picture again.") from error
+                return image_reader.size_of(image)
     return None
 
 
@@ -212,10 +214,12 @@ def _from_json(path: Path, names: tuple[str, ...] | None) -> list[VotSequence]:
     require_memory(path, path.stat().st_size * 16, f"{path.stat().st_size} bytes of JSON")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also of integers of more than 4,300 digits
         raise DataError(f"{path}: this is no JSON ({error}).") from error
     if not isinstance(content, dict) or not content or not all(isinstance(one, dict) for one in content.values()):
         raise DataError(f"{path}: no sequences. Needed: {_TREE}.")
+    for name in content:
+        require_file_name(name, f"{path}: a sequence")
     return [_entry(path, name, content[name]) for name in _chosen(path, list(content), names)]
 
 
@@ -228,14 +232,20 @@ def _entry(path: Path, name: str, entry: dict[str, Any]) -> VotSequence:
         where = f"{path}, sequence {name!r}, frame {number}"
         if not isinstance(row, list) or not all(isinstance(v, (int, float)) for v in row):
             raise DataError(f"{where}: {str(row)[:60]!r} is no list of numbers.")
-        regions.append(region_of([float(value) for value in row], where) if row else Special(0))
+        try:
+            numbers = [float(value) for value in row]
+        except OverflowError as error:  # JSON's integers have no largest
+            raise DataError(f"{where}: a number beyond {sys.float_info.max:.3g}.") from error
+        regions.append(region_of(numbers, where) if row else Special(0))
     tags = {}
     for tag in TAGS:
         flags = entry.get(tag)
         if isinstance(flags, list) and flags:
             if len(flags) != len(regions):
                 raise DataError(f"{path}, sequence {name!r}: {len(flags)} flags {tag} for {len(regions)} frames.")
-            tags[tag] = np.array(flags, dtype=np.float64) != 0
+            if not all(isinstance(flag, (int, float)) for flag in flags):
+                raise DataError(f"{path}, sequence {name!r}: flags {tag} that are no numbers.")
+            tags[tag] = np.array([flag != 0 for flag in flags])
     width, height = entry.get("width"), entry.get("height")
     size = (width, height) if isinstance(width, int) and isinstance(height, int) else None
     return VotSequence(name, regions, path, size, tags)
