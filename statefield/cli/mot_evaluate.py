@@ -53,6 +53,10 @@ def evaluate(argv: list[str]) -> int:
             on_start=on_start,
             on_sequence=on_sequence,
         )
+    if arguments.draw is not None:
+        from statefield.tasks.tracking.mot_evaluation.drawing import find_frames
+
+        find_frames(evaluation, form=arguments.draw, images=arguments.images)  # before anything is written
     _print(evaluation, details=arguments.details)
     if arguments.output is not None:
         import shlex

@@ -44,15 +44,7 @@ def draw_evaluation(folder: Path, evaluation: MotEvaluation, *, form: Form, imag
 
     Raises: ConfigError for mp4 without ffmpeg; DatasetLayoutError where there are no frames of any sequence.
     """
-    require_writer(form)
-    found = {each.name: _frame_files(each, images) for each in evaluation.ground_truth.sequences}
-    if not any(found.values()):
-        where = images or evaluation.ground_truth.root
-        names = ", ".join(list(found)[:3])
-        raise DatasetLayoutError(
-            f"{where} has no frames of {names}: pictures such as SEQUENCE/img1/000001.jpg are needed. Name their "
-            "folder with --images."
-        )
+    found = find_frames(evaluation, form=form, images=images)
     num_frames = 0
     for tracker in evaluation.trackers:
         for class_name in evaluation.classes:
@@ -64,6 +56,20 @@ def draw_evaluation(folder: Path, evaluation: MotEvaluation, *, form: Form, imag
     missing = [name for name, files in found.items() if not files]
     without = f"; no frames of {', '.join(missing)}" if missing else ""
     return f"{num_frames} frames{without}"
+
+
+def find_frames(evaluation: MotEvaluation, *, form: Form, images: Path | None = None) -> dict[str, dict[int, Path]]:
+    """The pictures of each sequence by number, none of some; errors are those of `draw_evaluation`."""
+    require_writer(form)
+    found = {each.name: _frame_files(each, images) for each in evaluation.ground_truth.sequences}
+    if not any(found.values()):
+        where = images or evaluation.ground_truth.root
+        names = ", ".join(list(found)[:3])
+        raise DatasetLayoutError(
+            f"{where} has no frames of {names}: pictures such as SEQUENCE/img1/000001.jpg are needed. Name their "
+            "folder with --images."
+        )
+    return found
 
 
 def _frame_files(sequence: SequenceFiles, images: Path | None) -> dict[int, Path]:
