@@ -48,6 +48,9 @@ def match_cases(predictions: Path, targets: Path, masks: Path | None = None) -> 
         DatasetLayoutError: a folder without label files, one name twice, targets without prediction or mask (all are
             listed), or NIfTI files and pictures mixed.
     """
+    for path in (predictions, targets):
+        if not (path.is_file() or path.is_dir()):  # nothing, a link to nothing, a pipe
+            raise DatasetLayoutError(f"{path}: nothing found where label files are needed, a folder of them or one.")
     if predictions.is_file() and targets.is_file():
         found, wanted = {case_name(targets): predictions}, {case_name(targets): targets}
     else:
