@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from statefield.errors import ConfigError
 
@@ -62,21 +62,22 @@ def export(argv: list[str]) -> int:
     from statefield.tasks.common.export.files import require_packages
 
     require_packages(options.output)
-    if options.threads is not None:
-        from statefield.cli.run_output import set_threads
+    from statefield.cli.run_output import console_of_errors, set_threads
 
-        set_threads(options.threads)
+    set_threads(options.threads)
 
     from statefield.tasks.common.export import export as write
 
     subject = _with_batch(_subject(options), options.batch)
-    found = write(
-        subject,
-        options.output,
-        any_batch=options.batch is None,
-        any_size=options.any_size,
-        timed=not options.no_timing,
-    )
+    with console_of_errors().status(subject.name) as status:
+        found = write(
+            subject,
+            options.output,
+            any_batch=options.batch is None,
+            any_size=options.any_size,
+            timed=not options.no_timing,
+            announce=status.update,
+        )
     print(_told(found))
     return 0
 
@@ -146,7 +147,7 @@ def _kind(folder: Path) -> str:
     }
     if isinstance(stored, dict):
         for kind, recipe in recipes.items():
-            if set(stored) == {field.name for field in dataclasses.fields(recipe)} and _has_model_of(stored, recipe):
+            if set(stored) <= _settings(recipe) and _is_model_of(stored.get("model"), recipe):
                 return kind
     makers = ", ".join(f"`statefield {kind} train`" for kind in recipes)
     raise ConfigError(
@@ -156,12 +157,13 @@ def _kind(folder: Path) -> str:
     )
 
 
-def _has_model_of(stored: dict[str, Any], recipe: Any) -> bool:
-    import typing
+def _is_model_of(stored: Any, recipe: Any) -> bool:
+    """Whether these are settings of that recipe's model; a run of an earlier version may have fewer."""
+    return isinstance(stored, dict) and bool(stored) and set(stored) <= _settings(get_type_hints(recipe)["model"])
 
-    model = typing.get_type_hints(recipe)["model"]
-    settings = stored.get("model")
-    return isinstance(settings, dict) and set(settings) == {field.name for field in dataclasses.fields(model)}
+
+def _settings(kind: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
 
 
 def _medical(folder: Path, options: argparse.Namespace) -> Subject:

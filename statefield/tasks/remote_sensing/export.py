@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 import statefield
 from statefield.errors import ConfigError
@@ -45,7 +46,7 @@ def change_subject(folder: Path, size: Sequence[int] | None = None) -> Subject:
     example = torch.zeros(2, len(run.bands), rows, columns)
     return Subject(
         run.recipe.model.name,
-        run.net,
+        _Maps(run.net).eval(),
         {"before": example, "after": example.clone()},
         tuple(f"logits_{layer.name}" if len(run.layers) > 1 else "logits" for layer in run.layers),
         spatial={"before": (2, 3), "after": (2, 3)},
@@ -82,6 +83,18 @@ def scene_subject(folder: Path, size: Sequence[int] | None = None) -> Subject:
         spatial={"image": (2, 3)},
         about=about,
     )
+
+
+class _Maps(nn.Module):
+    """The net's maps as a tuple: a file that needs no statefield cannot hold its named tuples."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor | tuple[Tensor, ...]:
+        maps = self.net(before, after)
+        return maps if isinstance(maps, Tensor) else tuple(maps)
 
 
 def _two(size: Sequence[int] | None, own: tuple[int, int]) -> tuple[int, int]:

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from statefield.errors import ExportError
+from statefield.tasks.common.export.quiet import quietly
 from statefield.tasks.common.export.subject import Subject
 
 __all__ = ["TOLERANCE", "Agreement", "compare", "random_inputs"]
 
 TOLERANCE = 1e-4
 _SCALE = 1.0  # outputs whose largest value is above this may differ by as large a share of it
+_MORE = 19
 _SECONDS = 1.0  # spent on each side's timing, at most twice that
 
 
@@ -45,11 +47,14 @@ class Agreement:
         return self.difference <= TOLERANCE  # False for NaN
 
 
-def compare(subject: Subject, path: Path, *, any_batch: bool = True, timed: bool = True) -> Agreement:
+def compare(
+    subject: Subject, path: Path, *, any_batch: bool = True, any_size: bool = False, timed: bool = True
+) -> Agreement:
     """Run `path` beside the net.
 
     Args:
         any_batch: also with one input at once and with one more than the example has.
+        any_size: also with larger inputs, of sides that nothing divides.
 
     Raises:
         ExportError: the file cannot be loaded or run.
@@ -58,9 +63,10 @@ def compare(subject: Subject, path: Path, *, any_batch: bool = True, timed: bool
     given = len(next(iter(subject.inputs.values())))
     batches = tuple(sorted({1, given, given + 1})) if any_batch else (given,)
     worst = 0.0
-    for seed, batch in enumerate(batches):
-        inputs = random_inputs(subject, batch, seed)
-        worst = max(worst, _difference(_net(subject, inputs), run(inputs)), key=_nan_last)
+    tries = [(batch, more) for batch in batches for more in ((0, _MORE) if any_size else (0,))]
+    for seed, (batch, more) in enumerate(tries):
+        inputs = random_inputs(subject, batch, seed, more)
+        worst = max(worst, _difference(_net(subject, inputs), run(inputs)))
     torch_ms = runtime_ms = None
     if timed:
         one = random_inputs(subject, 1 if any_batch else given, 0)
@@ -71,7 +77,8 @@ def compare(subject: Subject, path: Path, *, any_batch: bool = True, timed: bool
 def load(path: Path, names: Sequence[str]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     """A function that runs a written file: inputs in order -> outputs in order."""
     if path.suffix == ".pt2":
-        module = torch.export.load(str(path)).module()
+        with quietly():
+            module = torch.export.load(str(path)).module()
 
         def run_torch(inputs: Sequence[Tensor]) -> list[Tensor]:
             with torch.no_grad():
@@ -96,12 +103,17 @@ def load(path: Path, names: Sequence[str]) -> Callable[[Sequence[Tensor]], list[
     return run_onnx
 
 
-def random_inputs(subject: Subject, batch: int, seed: int) -> list[Tensor]:
-    """Inputs of the example's shapes with another batch: normal floats; integers are the example's, repeated."""
+def random_inputs(subject: Subject, batch: int, seed: int, more: int = 0) -> list[Tensor]:
+    """Inputs of the example's shapes with another batch: normal floats; integers are the example's, repeated.
+
+    more: by how much rows and columns are longer.
+    """
     generator = torch.Generator().manual_seed(seed)
     drawn = []
-    for example in subject.inputs.values():
-        shape = (batch, *example.shape[1:])
+    for name, example in subject.inputs.items():
+        shape = [batch, *example.shape[1:]]
+        for axis in subject.spatial.get(name, ()):
+            shape[axis] += more
         if example.is_floating_point():
             drawn.append(torch.randn(shape, generator=generator))
         else:
@@ -124,12 +136,9 @@ def _difference(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:
         if ours.shape != theirs.shape:
             raise ExportError(f"the file gives {list(theirs.shape)} where the net gives {list(ours.shape)}.")
         scale = max(_SCALE, float(ours.abs().max()))
-        worst = max(worst, float((ours.double() - theirs.double()).abs().max()) / scale, key=_nan_last)
+        difference = float((ours.double() - theirs.double()).abs().max()) / scale
+        worst = max(worst, float("inf") if difference != difference else difference)  # max() passes over a NaN
     return worst
-
-
-def _nan_last(value: float) -> float:
-    return float("inf") if value != value else value
 
 
 def _in_turns(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:

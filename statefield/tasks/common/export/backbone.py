@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 
 import statefield
 from statefield.backbones import create_model
 from statefield.backbones.checkpoints import load_checkpoint
+from statefield.errors import ConfigError
 from statefield.tasks.common.export.subject import Subject
 
 __all__ = ["backbone_subject"]
@@ -31,19 +33,25 @@ def backbone_subject(
         features: the maps, "map_0" the finest, in place of the classifier's logits.
         checkpoint: its weights; None: random ones, of which the file says so.
         **kwargs: of the model (`num_classes`, `in_chans`, ...).
+
+    Raises:
+        UnknownName: no such backbone. ConfigError: it has no size of its own, and none is given. CheckpointError: see
+            `load_checkpoint`.
     """
     model = create_model(name, features_only=True, **kwargs) if features else create_model(name, **kwargs)
-    cfg = getattr(model, "pretrained_cfg", None) or {}
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
-    rows, columns = size or tuple(cfg.get("input_size", (3, 224, 224))[1:])
+    cfg = timm.get_pretrained_cfg(name)
+    if size is None and cfg is None:
+        raise ConfigError(f"{name} does not say for images of which size it is: give it with --size ROWS COLUMNS.")
+    rows, columns = size or cfg.input_size[1:]
     channels = kwargs.get("in_chans", 3)
     about = {
         "model": name,
         "statefield": statefield.__version__,
         "weights": "random" if checkpoint is None else checkpoint.name,
-        "mean": json.dumps(cfg.get("mean")),
-        "std": json.dumps(cfg.get("std")),
+        "mean": json.dumps(None if cfg is None else cfg.mean),
+        "std": json.dumps(None if cfg is None else cfg.std),
     }
     outputs = tuple(f"map_{number}" for number in range(len(model.feature_info))) if features else ("logits",)
     return Subject(

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,7 @@ import torch
 from torch.export import ExportedProgram
 
 from statefield.errors import ConfigError, ExportError
+from statefield.tasks.common.export.quiet import quietly
 from statefield.tasks.common.export.subject import Subject
 
 __all__ = ["LARGEST_ONNX_BYTES", "OPSET", "SUFFIXES", "require_packages", "write"]
@@ -48,7 +45,7 @@ def write(program: ExportedProgram, subject: Subject, path: Path, about: Mapping
     """
     require_packages(path)
     if path.suffix == ".pt2":
-        with _quiet():
+        with quietly():
             torch.export.save(program, str(path), extra_files=dict(about))
         return sum(node.op == "call_function" for node in program.graph.nodes)
     return _write_onnx(program, subject, path, about)
@@ -75,7 +72,7 @@ def _write_onnx(program: ExportedProgram, subject: Subject, path: Path, about: M
 
 
 def _onnx_model(program: ExportedProgram, subject: Subject) -> Any:
-    with _quiet():
+    with quietly():
         try:
             exported = torch.onnx.export(
                 program,
@@ -90,20 +87,6 @@ def _onnx_model(program: ExportedProgram, subject: Subject) -> Any:
             raise ExportError(f"ONNX cannot hold {subject.name}: {_cause(error)}") from error
     assert exported is not None
     return exported.model_proto
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what torch's exporter prints and warns of itself: it is not the caller's matter."""
-    log = logging.getLogger("torch.onnx")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(before)
 
 
 def _cause(error: BaseException) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from statefield.tasks.common.export.program import program_of
 from statefield.tasks.common.export.subject import Subject
 
 __all__ = ["Exported", "export"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,13 @@ class Exported:
 
 
 def export(
-    subject: Subject, path: Path, *, any_batch: bool = True, any_size: bool = False, timed: bool = True
+    subject: Subject,
+    path: Path,
+    *,
+    any_batch: bool = True,
+    any_size: bool = False,
+    timed: bool = True,
+    announce: Callable[[str], None] = log.info,
 ) -> Exported:
     """Write `subject` to `path` (.onnx or .pt2), after comparing the file with the net.
 
@@ -39,6 +49,7 @@ def export(
         any_batch: as many inputs at once as one likes, in place of the example's number.
         any_size: rows and columns too, where no operator stands against it.
         timed: take the time of both.
+        announce: gets a line at each of the three stages; a net of many scans takes minutes.
 
     Raises:
         ConfigError: the name of the file, or packages that are missing.
@@ -46,6 +57,7 @@ def export(
             nothing is written.
     """
     require_packages(path)
+    announce(f"tracing {subject.name}")
     program = program_of(subject, any_batch=any_batch, any_size=any_size)
     inputs = {name: ["any" if any_batch else len(x), *x.shape[1:]] for name, x in subject.inputs.items()}
     if any_size:
@@ -54,8 +66,10 @@ def export(
                 inputs[name][axis] = "any"
     about = {**subject.about, "inputs": json.dumps(inputs), "outputs": json.dumps(subject.outputs)}
     with atomic_path(path) as partial:
+        announce(f"writing {path.name}")
         nodes = write(program, subject, partial, about)
-        agreement = compare(subject, partial, any_batch=any_batch, timed=timed)
+        announce(f"comparing {path.name} with the net")
+        agreement = compare(subject, partial, any_batch=any_batch, any_size=any_size, timed=timed)
         if not agreement.passed:
             raise ExportError(
                 f"the file of {subject.name} differs from the net by {agreement.difference:.1e}, and {TOLERANCE:.0e} "

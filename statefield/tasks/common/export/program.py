@@ -13,11 +13,12 @@ from torch.fx import Node
 
 from statefield.errors import ExportError, StatefieldError
 from statefield.kernels.standard_forms import decompositions
+from statefield.tasks.common.export.quiet import quietly
 from statefield.tasks.common.export.subject import Subject
 
-__all__ = ["LARGEST_BATCH", "LARGEST_SIDE", "program_of"]
+__all__ = ["LARGEST_BATCH", "program_of"]
 
-LARGEST_BATCH, LARGEST_SIDE = 4096, 16384
+LARGEST_BATCH = 4096
 _ROUTES = "statefield.route_orders.default"
 # Their standard forms are written out for one number of tokens.
 _ONE_LENGTH = ("selective_scan", "routed_scan", "structure_aware_scan", "route_orders")
@@ -28,7 +29,9 @@ def program_of(subject: Subject, *, any_batch: bool = True, any_size: bool = Fal
 
     Args:
         any_batch: the first axis of every input may have any size from 1 to `LARGEST_BATCH`.
-        any_size: so may rows and columns, up to `LARGEST_SIDE`.
+        any_size: so may rows and columns.
+
+    The net's parameters need no gradient afterwards.
 
     Raises:
         ExportError: an operator, or the net itself, is not to be had so; names it.
@@ -39,7 +42,9 @@ def program_of(subject: Subject, *, any_batch: bool = True, any_size: bool = Fal
         parameter.requires_grad_(False)
     shapes = _dynamic_shapes(subject, any_batch=any_batch, any_size=any_size)
     try:
-        program = torch.export.export(subject.net, tuple(subject.inputs.values()), dynamic_shapes=shapes, strict=False)
+        with quietly():
+            inputs = tuple(subject.inputs.values())
+            program = torch.export.export(subject.net, inputs, dynamic_shapes=shapes, strict=False)
     except StatefieldError:
         raise
     except Exception as error:
@@ -47,9 +52,10 @@ def program_of(subject: Subject, *, any_batch: bool = True, any_size: bool = Fal
             f"torch.export cannot trace {subject.name} with {_varied(any_batch, any_size)}: {_first_lines(error)}"
         ) from error
     if any_size:
-        _require_free_lengths(subject, program)
+        _require_free_sizes(subject, program)
     _hold_routes(program)
-    program = program.run_decompositions(decompositions())
+    with quietly():
+        program = program.run_decompositions(decompositions())
     left = sorted({str(node.target) for node in program.graph.nodes if str(node.target).startswith("statefield.")})
     if left:
         raise ExportError(
@@ -64,19 +70,31 @@ def _dynamic_shapes(subject: Subject, *, any_batch: bool, any_size: bool) -> tup
     for name in subject.inputs:
         free: dict[int, object] = {0: batch} if any_batch else {}
         if any_size:
-            free |= {axis: Dim(f"side_{axis}", min=1, max=LARGEST_SIDE) for axis in subject.spatial.get(name, ())}
+            free |= dict.fromkeys(subject.spatial.get(name, ()), Dim.AUTO)
         shapes.append(free)
     return tuple(shapes)
 
 
-def _require_free_lengths(subject: Subject, program: ExportedProgram) -> None:
-    """Refuse before the decomposition does, which would be minutes later."""
+def _require_free_sizes(subject: Subject, program: ExportedProgram) -> None:
+    """Raise `ExportError` where the program is of one size after all: of an operator's form, or of the net's own code.
+
+    Said here: the decomposition would find it too, but minutes later.
+    """
     for node in program.graph.nodes:
         operator = str(node.target).removeprefix("statefield.").removesuffix(".default")
         if str(node.target).startswith("statefield.") and operator in _ONE_LENGTH:
             raise ExportError(
                 f"{subject.name} cannot be exported for any size: the standard form of its operator {operator} is "
                 "written out for one number of tokens. Leave --any-size out, and give the size with --size."
+            )
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    for name, given in zip(subject.inputs, program.graph_signature.user_inputs, strict=True):
+        shape = nodes[str(given)].meta["val"].shape
+        fixed = [axis for axis in subject.spatial.get(name, ()) if isinstance(shape[axis], int)]
+        if fixed:
+            raise ExportError(
+                f"{subject.name} cannot be exported for any size: its own code is bound to {list(shape)} of {name}. "
+                "Leave --any-size out, and give the size with --size."
             )
 
 
