@@ -93,4 +93,4 @@ def _shares(found: MedicalResult) -> str:
     )
     unit = "voxels" if found.is_volume else "pixels"
     head = f"<tr><th>class</th>{'<th>ml</th>' if volumes else ''}<th>{unit}</th><th>%</th></tr>"
-    return f'<table class="sf-table">{head}{rows}</table>'
+    return f'<div class="sf-scroll"><table class="sf-table">{head}{rows}</table></div>'

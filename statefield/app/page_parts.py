@@ -30,11 +30,12 @@ CSS = (
 .sf-error { border-left: 4px solid #d55e00; padding: 10px 14px; background: rgba(213, 94, 0, 0.09); border-radius: 4px;
   overflow-wrap: anywhere; }
 .sf-how { border-left: 4px solid #0072b2; padding: 10px 14px; background: rgba(0, 114, 178, 0.08); border-radius: 4px; }
-.sf-table { border: 0 !important; border-collapse: collapse; white-space: nowrap; margin: 4px 0 2px; font-size: 14px;
+.sf-table { border: 0 !important; border-collapse: collapse; white-space: nowrap; margin: 4px 0 2px; font-size: 13px;
   font-variant-numeric: tabular-nums; }
-.sf-table th, .sf-table td { padding: 5px 9px !important; text-align: right; border: 0 !important;
+.sf-table th, .sf-table td { padding: 5px 7px !important; text-align: right; border: 0 !important;
   border-bottom: 1px solid rgba(128, 128, 128, 0.3) !important; background: none !important; }
 .sf-table th:first-child, .sf-table td:first-child { text-align: left; }
+.sf-table tr { border: 0 !important; }
 .sf-table i { display: inline-block; width: 13px; height: 13px; border-radius: 3px; margin-right: 7px;
   vertical-align: -2px; }
 .sf-lead { font-size: 13px; opacity: 0.8; margin: 2px 0 12px; }

@@ -30,15 +30,16 @@ def serving(settings: AppSettings) -> Iterator[str]:
     # read by Gradio when it is imported and at every upload; no other folder of uploads exists
     os.environ.update(GRADIO_TEMP_DIR=str(folders.uploads), GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1")
     try:
-        import gradio as gr
-
         from statefield.app.change_job import ChangeJob
         from statefield.app.medical_job import MedicalJob
-        from statefield.app.page import build_page
-        from statefield.app.page_parts import CSS, Desk
 
         medical = MedicalJob(settings.medical, settings.device) if settings.medical else None
         change = ChangeJob(settings.change, settings.device, settings.change_model) if settings.change else None
+        import gradio as gr  # once the models are known to be good
+
+        from statefield.app.page import build_page
+        from statefield.app.page_parts import CSS, Desk
+
         desk = Desk(Uploads(folders.uploads, settings.max_upload_bytes), folders)
         page = build_page(medical, change, desk)
         plain = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # Gradio's own come from another server
