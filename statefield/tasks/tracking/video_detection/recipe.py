@@ -66,7 +66,7 @@ class MemoryConfig:
         first_references: frames, spread over the whole video, that the memory is filled with before the first frame
             (14 in the paper's test); 0: none, so that a frame never depends on a later one.
         rate_share: the share of the learning rate that the enhancements have, above 0 and up to 1 (as in the paper).
-            Less helps where the encoder begins untrained: what there is to attend to changes with every step.
+            Where the encoder begins untrained, a tenth was better (docs/tracking_video.md).
     """
 
     pixels: bool = True
