@@ -79,6 +79,8 @@ def export(argv: list[str]) -> int:
             announce=status.update,
         )
     print(_told(found))
+    if subject.about.get("weights") == "random":
+        print(f"\nIts weights are random: give those of {options.model} with --checkpoint.")
     return 0
 
 

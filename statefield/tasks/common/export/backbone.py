@@ -42,9 +42,11 @@ def backbone_subject(
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     cfg = timm.get_pretrained_cfg(name)
-    if size is None and cfg is None:
-        raise ConfigError(f"{name} does not say for images of which size it is: give it with --size ROWS COLUMNS.")
-    rows, columns = size or cfg.input_size[1:]
+    if size is None:
+        if cfg is None:
+            raise ConfigError(f"{name} does not say for images of which size it is: give it with --size ROWS COLUMNS.")
+        size = cfg.input_size[1], cfg.input_size[2]
+    rows, columns = size
     channels = kwargs.get("in_chans", 3)
     about = {
         "model": name,
@@ -53,7 +55,10 @@ def backbone_subject(
         "mean": json.dumps(None if cfg is None else cfg.mean),
         "std": json.dumps(None if cfg is None else cfg.std),
     }
-    outputs = tuple(f"map_{number}" for number in range(len(model.feature_info))) if features else ("logits",)
+    outputs: tuple[str, ...] = ("logits",)
+    if features:
+        info: Any = model.feature_info
+        outputs = tuple(f"map_{number}" for number in range(len(info)))
     return Subject(
         name,
         model.eval(),
