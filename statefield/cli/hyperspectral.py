@@ -55,6 +55,7 @@ def train(argv: list[str]) -> int:
     from rich.console import Console
 
     from statefield.datasets.hyperspectral import open_scene
+    from statefield.tasks.common.recipes import read_settings
     from statefield.tasks.common.run_folder import RunFolder
     from statefield.tasks.remote_sensing.hyperspectral.comparison import compare, table
     from statefield.tasks.remote_sensing.hyperspectral.contenders import CONTENDERS
@@ -66,7 +67,7 @@ def train(argv: list[str]) -> int:
     text = yaml.safe_dump(settings, sort_keys=False)
     if options.resume:
         run.require()
-        stored = _checked(yaml.safe_load(run.config.read_text(encoding="utf-8")), run.config)
+        stored = _checked(read_settings(run.config), run.config)
         other = [name for name in options.given if settings[name] != stored.get(name)]
         if other:
             raise ConfigError(
@@ -163,13 +164,9 @@ def _options(argv: list[str]) -> argparse.Namespace:
     if given.config is not None:
         if given.resume:
             raise ConfigError("--resume goes by the run's own config.yaml; leave --config out.")
-        import yaml
+        from statefield.tasks.common.recipes import read_settings
 
-        try:
-            content = yaml.safe_load(given.config.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"{given.config}: cannot be read as YAML ({error}).") from error
-        for name, value in _checked(content, given.config).items():
+        for name, value in _checked(read_settings(given.config), given.config).items():
             if name not in given.given:
                 setattr(given, name, value)
     for name, value in _DEFAULTS.items():
