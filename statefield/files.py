@@ -59,7 +59,8 @@ def require_file_name(name: str, where: str) -> None:
         is_sound = False
     if not is_sound:
         raise DataError(
-            f"{where}: the name {name[:60]!r} cannot be a file's. Needed are 1 to {_LONGEST_NAME} bytes without / and \\."
+            f"{where}: the name {name[:60]!r} cannot be a file's. Needed are 1 to {_LONGEST_NAME} bytes, no slash "
+            "among them."
         )
 
 

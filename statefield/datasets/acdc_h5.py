@@ -22,6 +22,7 @@ from statefield.datasets.readers.nifti import integer_labels
 from statefield.datasets.sample import About, DatasetInfo, Record, Sample
 from statefield.datasets.splits import FRACTIONS, Split, grouped_by, official_split, split_cases
 from statefield.errors import ConfigError, DataError, DatasetLayoutError, ShapeError
+from statefield.files import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +190,7 @@ def _listed_patients(root: Path) -> dict[str, Split]:
         path = _list(root, part)
         if path is None:
             raise DatasetLayoutError(f"{root}: {_LISTS[part][0]} not found, which split='lists' needs.")
-        for line in path.read_text(encoding="utf-8").split():
+        for line in read_text(path).split():
             patient = line.split("_")[0]
             if split_of.setdefault(patient, part) != part:
                 raise DatasetLayoutError(

@@ -22,7 +22,7 @@ def read_description(root: Path) -> dict[str, Any]:
         raise DatasetLayoutError(f"{path}: {path.stat().st_size} bytes are no description of a dataset.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also no UTF-8, and integers of more than 4,300 digits
         raise DatasetLayoutError(f"{path}: this is no valid JSON ({error}). Correct it at the place named.") from error
     if not isinstance(content, dict):
         raise DatasetLayoutError(f"{path}: a JSON {type(content).__name__} found where an object {{...}} is needed.")

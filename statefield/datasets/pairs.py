@@ -16,6 +16,7 @@ from statefield.datasets.readers import nifti
 from statefield.datasets.sample import About, DatasetInfo, Record, Sample
 from statefield.datasets.splits import FRACTIONS, Split, grouped_by, split_cases
 from statefield.errors import ConfigError, DatasetLayoutError, LabelError
+from statefield.files import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class Pairs:
             return tuple(self.classes)
         declared = root / CLASSES_FILE
         if declared.is_file():
-            names = tuple(line.strip() for line in declared.read_text(encoding="utf-8").splitlines() if line.strip())
+            names = tuple(line.strip() for line in read_text(declared).splitlines() if line.strip())
             if len(names) < 2 or len(set(names)) < len(names):
                 raise ConfigError(f"{declared}: {len(names)} lines found; two or more distinct class names are needed.")
             return names

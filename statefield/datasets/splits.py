@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from statefield.errors import ConfigError
+from statefield.files import read_text
 
 Split = Literal["train", "val", "test", "unlabelled"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test", "unlabelled")
@@ -121,7 +122,7 @@ def official_split(name: str) -> dict[str, Split]:
     'test'
     """
     path = Path(__file__).parent / "official_splits" / f"{name}.txt"
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    lines = [line.split() for line in read_text(path).splitlines() if not line.startswith("#")]
     return {case: cast(Split, split) for split, case in lines}
 
 

@@ -18,6 +18,7 @@ from statefield.datasets.readers.image import channel_names
 from statefield.datasets.sample import About, ChangeInfo, ChangeSample, Record
 from statefield.datasets.splits import grouped_by
 from statefield.errors import DatasetLayoutError
+from statefield.files import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -277,5 +278,5 @@ def split_lists(root: Path) -> dict[str, Path]:
 
 def names_of(path: Path) -> list[str]:
     """The case names of a list, with or without suffixes there."""
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    lines = (line.strip() for line in read_text(path).splitlines())
     return [case_name(line) for line in lines if line]

@@ -189,6 +189,8 @@ def _sorted(
 
 def _of_coco(path: Path, images: Path | None, categories: Sequence[str] | None, bad: BadRows) -> list[Detections]:
     content = _json(path)
+    results: Any
+    about: Any
     if isinstance(content, list):
         if images is None:
             raise ConfigError(

@@ -317,8 +317,8 @@ def _kitti_sequences(root: Path, split: str | None) -> list[SequenceFiles] | Non
         found.append(SequenceFiles(cells[0], labels[cells[0]], num_frames=count, frame_rate=10.0, images=images))
     if not found:
         raise DatasetLayoutError(
-            f"{chosen} names no sequence; lines such as '0000 empty 000000 000154' are needed: its name, and its number "
-            "of frames."
+            f"{chosen} names no sequence; lines such as '0000 empty 000000 000154' are needed: its name, and how many "
+            "frames it has."
         )
     return found
 
