@@ -186,7 +186,7 @@ def picture(page: Any, path: Path) -> Path:
     page.wait_for_timeout(700)  # for the page's own transitions
     page.screenshot(path=path, full_page=True, animations="disabled")
     with Image.open(path) as image:
-        small = image.convert("RGB").quantize(192, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        small = image.convert("RGB").quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     small.save(path, optimize=True)
     return path
 
