@@ -15,7 +15,7 @@ RECIPE = Path(__file__).parents[4] / "recipes" / "tracking" / "mamba_vod_shapes.
 def test_shapes_in_held_out_videos_are_found(tmp_path, capsys):
     """The control's score is printed beside the model's, in no order that is held: few steps decide nothing.
 
-    Measured: 0.803, the control 0.738. Trainings equal but for rounding, as of another processor, have differed by 0.14.
+    Measured: 0.803, the control 0.738. Trainings equal but for rounding have differed by 0.14.
     """
     splits = {"train": (40, 1), "val": (2, 2), "test": (8, 3)}
     files = {
