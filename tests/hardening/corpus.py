@@ -11,6 +11,7 @@ GROUPS: dict[str, list[Case]] = {
     "tracks": [*tracks.many_objects(), *tracks.detections(), *tracks.single_objects()],
     "json": [*json_files.detection_scores(), *json_files.linked_detections(), *json_files.regions()],
     "checkpoints": [*checkpoints.converted(), *checkpoints.in_runs()],
+    "rasters": run_folders.rasters(),
     "runs": run_folders.runs(),
     "recipes": [*recipes.recipes(), *recipes.environment(), *recipes.lists()],
 }

@@ -1,15 +1,11 @@
-"""Folders in the place of runs, and scenes, cubes and rasters that a command meets before anything else."""
+"""Folders in the place of runs, and GeoTIFFs that are none."""
 
 from __future__ import annotations
 
-import io
-import pickle
 import struct
-import zipfile
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from hardening.case import Case, Write, both, patched, write_bytes, write_text
 from hardening.images import picture_bytes
 
@@ -63,65 +59,6 @@ def _inputs(at: Path) -> None:
     np.save(at / "a.npy", np.zeros((4, 5, 6)))
 
 
-def _mat(**arrays: object) -> bytes:
-    stream = io.BytesIO()
-    scipy.io.savemat(stream, arrays)
-    return stream.getvalue()
-
-
-def _npz_in_place(name: str) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr(name, b"data")
-    return stream.getvalue()
-
-
-def scenes() -> list[Case]:
-    """Cubes and labels of a hyperspectral scene, as `hyperspectral train` finds them."""
-    cube = _mat(paviaU=np.zeros((6, 5, 4)))
-    content = {
-        "empty": b"",
-        "a_page": b"<html>404</html>",
-        "cut_in_the_header": cube[:100],
-        "cut_in_the_array": cube[: len(cube) - 200],
-        "array_claims_more": patched(cube, 132, struct.pack("<I", 2**31 - 1)),
-        "unknown_version": patched(cube, 124, b"\x09\x09"),
-        "hdf5_signature_alone": b"\x89HDF\r\n\x1a\n" + bytes(600),
-        "a_matrix": _mat(paviaU=np.zeros((6, 5))),
-        "words": _mat(paviaU="a text"),
-        "cells": _mat(paviaU=np.array([[1, "a"]], dtype=object)),
-        "a_struct": _mat(paviaU={"a": np.zeros(3)}),
-        "complex_numbers": _mat(paviaU=np.zeros((6, 5, 4), complex)),
-        "nothing": _mat(),
-        "another_size": cube,
-        "a_pickle": pickle.dumps({"a": 1}),
-        "a_zip": _npz_in_place("../../a.npy"),
-    }
-    command = "hyperspectral train AT/scene --layout pavia_university --run AT/run --classifier svm --seeds 1 --jobs 1"
-    labels = write_bytes("scene/PaviaU_gt.mat", _mat(paviaU_gt=np.ones((6, 5), np.uint8)))
-    cases = [
-        Case(f"cube_{name}", both(labels, write_bytes("scene/PaviaU.mat", each)), command, ("PaviaU.mat|scene",))
-        for name, each in content.items()
-    ]
-    cases += [
-        Case("cube_missing", labels, command, ("scene", "PaviaU.mat")),
-        Case("cube_a_folder", both(labels, lambda at: (at / "scene/PaviaU.mat").mkdir()), command, ("PaviaU.mat",)),
-        Case(
-            "cube_link",
-            both(labels, lambda at: (at / "scene/PaviaU.mat").symlink_to("PaviaU.mat")),
-            command,
-            ("PaviaU",),
-        ),
-        Case("scene_missing", lambda at: None, command, ("scene",)),
-        Case("unknown_layout", labels, command.replace("university", "town"), ("pavia_town",)),
-    ]
-    return cases
-
-
-def _links_to_itself(at: Path) -> None:
-    (at / "scene/PaviaU.mat").symlink_to("PaviaU.mat")
-
-
 def rasters() -> list[Case]:
     """GeoTIFFs, and what goes by their name, as `change evaluate` finds them."""
 
@@ -168,7 +105,6 @@ def rasters() -> list[Case]:
         "bigtiff_header_alone": lambda content: b"II+\0\x08\0\0\0" + struct.pack("<Q", 2**62),
         "directory_beyond_the_file": lambda content: patched(content, 4, struct.pack("<I", 2**31)),
         "no_width": lambda content: tag(content, 256, 0),
-        "bits_of_3": lambda content: tag(content, 258, 3),
         "bits_of_77": lambda content: tag(content, 258, 77),
         "unknown_compression": lambda content: tag(content, 259, 65_000),
         "huge_tiles": lambda content: tag(content, 322, 65_520),
