@@ -92,8 +92,9 @@ def read_settings(path: Path) -> dict[str, Any]:
 
     Raises: DataError for what is no text; ConfigError for what is no YAML, or other things than settings by name.
     """
-    loader = yaml.SafeLoader(read_text(path))
+    text = read_text(path)
     try:
+        loader = yaml.SafeLoader(text)  # judges the characters
         node = loader.get_single_node()
         if _num_values(node, {}) > _MOST_VALUES:
             raise ConfigError(f"{path}: more than {_MOST_VALUES:,} values, counting aliases: this is no recipe.")
@@ -102,8 +103,6 @@ def read_settings(path: Path) -> dict[str, Any]:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}).") from error
-    finally:
-        loader.dispose()
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         found = "other names than text" if isinstance(content, dict) else type(content).__name__
         raise ConfigError(f"{path}: settings, name: value, are needed; {found} found.")
