@@ -106,8 +106,11 @@ def _outline(model_name: str, arguments: dict[str, Any]) -> nn.Module:
     try:
         with torch.device("meta"):
             return create_model(model_name, **arguments)
-    except TypeError as error:
-        raise ConfigError(f"{model_name} does not take these arguments ({error}): {arguments}.") from None
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        if not arguments:
+            raise
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"{model_name} does not take these arguments ({said}): {arguments}.") from None
 
 
 def _form(entries: Mapping[str, Tensor], outline: nn.Module) -> dict[str, Any]:
