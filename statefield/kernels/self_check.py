@@ -163,7 +163,7 @@ def _remembered(op: str, implementation: str, device: str) -> Path | None:
 def _remember(file: Path, row: CheckRow) -> None:
     try:
         write_json(file, {"error": row.error, **_fingerprint(row.implementation, row.device)})
-    except OSError as problem:  # a read-only home: the check is then made in every process
+    except (OSError, ConfigError) as problem:  # nowhere to write: the check is then made in every process
         logger.info("that %s %s is right could not be remembered: %s.", row.implementation, row.op, problem)
 
 
