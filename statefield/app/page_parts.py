@@ -51,14 +51,14 @@ def upload_box(label: str, **how: Any) -> gr.File:
 
     Not a class of its own, since Gradio writes a stub file beside the module of each.
     """
-    box = gr.File(label=label, **how)
+    box: Any = gr.File(label=label, **how)
     keep = box.async_move_resource_to_block_cache
 
     async def keep_files_alone(url_or_file_path: str | Path | None) -> str | None:
         _require_no_address(url_or_file_path)
         return await keep(url_or_file_path)
 
-    box.async_move_resource_to_block_cache = keep_files_alone  # type: ignore[method-assign]
+    box.async_move_resource_to_block_cache = keep_files_alone
     return box
 
 
