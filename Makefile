@@ -56,7 +56,7 @@ $(VENV)/.docs-installed: pyproject.toml
 wheel: $(TOOLS)/.installed
 	rm -rf build/dist build/raw
 	$(TOOLS)/python -m build --outdir build/raw
-	$(TOOLS)/python -m auditwheel repair --exclude libgomp.so.1 --wheel-dir build/dist build/raw/*.whl
+	PATH="$(abspath $(TOOLS)):$$PATH" $(TOOLS)/python -m auditwheel repair --exclude libgomp.so.1 --wheel-dir build/dist build/raw/*.whl
 	mv build/raw/*.tar.gz build/dist/
 	@rm -rf build/raw; ls -l build/dist
 
