@@ -24,7 +24,7 @@ from statefield.backbones.checkpoints import (
     load_checkpoint,
     pretrained_cfg_of,
 )
-from statefield.errors import ConfigError, UnknownName
+from statefield.errors import ConfigError, StatefieldError, UnknownName
 from statefield.files import atomic_path
 
 
@@ -106,6 +106,8 @@ def _outline(model_name: str, arguments: dict[str, Any]) -> nn.Module:
     try:
         with torch.device("meta"):
             return create_model(model_name, **arguments)
+    except StatefieldError:
+        raise  # the net says by itself what it needs
     except (TypeError, ValueError, IndexError, RuntimeError) as error:
         if not arguments:
             raise

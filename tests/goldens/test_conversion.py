@@ -174,3 +174,13 @@ def test_an_argument_that_the_model_does_not_take_is_refused(tmp_path, capsys):
             convert(source, target, "vim_tiny", (given,))
         assert f"{given!r} is not NAME=VALUE" in capsys.readouterr().err
     assert not target.exists()
+
+
+def test_what_a_net_says_of_an_argument_itself_is_passed_on_whole(tmp_path, capsys):
+    source, target = tmp_path / "in.pth", tmp_path / "out.safetensors"
+    torch.save({"model": {"a": torch.zeros(1)}}, source)
+    assert convert(source, target, "vim_tiny", ("num_layers=1", "shuffle_rate=2")) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "shuffle_rate 2: a probability, from 0 to 1, is needed." in said
+    assert "does not take these arguments" not in said
+    assert not target.exists()
