@@ -1,6 +1,7 @@
 # make demo   a first segmentation on real images, from nothing, on CPU
 # make test   everything the project promises, tested
 # make test-slow   the tests that train for minutes
+# make test-lowest   make test with the lowest versions that pyproject.toml allows; test-newest with the newest of today
 # make check  style, types, and the floors of the house
 # make docs   the documents as a site in build/site, every link checked
 # make wheel  source archive and wheel in build/dist, the wheel's libraries checked by auditwheel
@@ -15,7 +16,7 @@ STAMP := $(VENV)/.statefield-installed
 
 TOOLS := build/tools/bin
 
-.PHONY: demo test test-slow check bench docs wheel licenses install clean
+.PHONY: demo test test-slow test-lowest test-newest check bench docs wheel licenses install clean
 
 install: $(STAMP)
 
@@ -31,6 +32,17 @@ test: install
 
 test-slow: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+
+# pip reads its constraints from the environment. Each makes a virtual environment of its own (6 GB) anew.
+# PIP_PRE=1 make test-newest takes candidates for releases too.
+test-lowest:
+	rm -rf build/lowest && mkdir -p build/lowest
+	$(PYTHON) scripts/lowest_versions.py > build/lowest/versions.txt
+	PIP_CONSTRAINT="$(abspath build/lowest/versions.txt)" $(MAKE) test VENV=build/lowest/venv
+
+test-newest:
+	rm -rf build/newest
+	$(MAKE) test VENV=build/newest/venv
 
 check: install
 	$(BIN)/ruff check .
