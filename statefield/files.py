@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import tempfile
@@ -45,7 +46,21 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
+
+
+def remove_partials(place: str | os.PathLike[str]) -> None:
+    """Remove what `atomic_path` left behind in processes that were killed: of the file `place`, or of a whole folder.
+
+    Only where nobody else may be writing.
+    """
+    path = Path(place)
+    random = "?" * 8  # of `mkstemp`
+    ours = f".*.{random}.partial*" if path.is_dir() else f".{glob.escape(path.name)}.{random}.partial*"
+    left = path.rglob(ours) if path.is_dir() else path.parent.glob(ours)
+    for partial in list(left):
+        if partial.is_file():
+            partial.unlink(missing_ok=True)
 
 
 def require_file_name(name: str, where: str) -> None:
@@ -102,7 +117,8 @@ def _umask() -> int:
     return current
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the disk know the names in `folder`."""
     if os.name != "posix":  # Windows cannot open a folder for flushing; the rename is atomic there all the same
         return
     handle = os.open(folder, os.O_RDONLY)

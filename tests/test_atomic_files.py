@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from statefield.files import atomic_path, write_json, write_text
+from statefield.files import atomic_path, remove_partials, write_json, write_text
 
 
 def test_a_finished_block_replaces_the_target(tmp_path):
@@ -45,3 +45,17 @@ def test_written_files_are_readable_by_others_as_the_umask_allows(tmp_path):
 def test_nan_becomes_null_in_json(tmp_path):
     write_json(tmp_path / "m.json", {"dice": math.nan, "per_case": [1.0, (math.nan, "a")]})
     assert json.loads((tmp_path / "m.json").read_text()) == {"dice": None, "per_case": [1.0, [None, "a"]]}
+
+
+def test_what_killed_writers_left_is_removed_of_a_file_or_of_a_folder_and_nothing_else(tmp_path):
+    (tmp_path / "deep").mkdir()
+    names = ["a.json", ".a.json.partial", ".a.json.b.json.abcd1234.partial.json", ".b.json.abcd1234.partial.json"]
+    left = [".a.json.abcd1234.partial.json", "deep/.c.ckpt.zz_09xyz.partial.ckpt"]
+    for name in names + left:
+        (tmp_path / name).write_text("half")
+    remove_partials(tmp_path / "a.json")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == sorted(
+        [*names, left[1]]
+    )
+    remove_partials(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".a.json.partial", "a.json", "deep"]

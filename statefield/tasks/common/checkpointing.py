@@ -204,6 +204,7 @@ def keep_previous(last: Path, previous: Path) -> None:
         with atomic_path(beside) as partial:
             partial.write_bytes(last.read_bytes())
     beside.replace(previous)
+    beside.unlink(missing_ok=True)  # still there where both were the same file, as after a kill before the next save
 
 
 def _sha256(path: Path, size: int) -> str:

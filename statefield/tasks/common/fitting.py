@@ -29,7 +29,7 @@ from lightning.pytorch import Callback, LightningDataModule
 
 from statefield.datasets.sample import DatasetInfo
 from statefield.errors import CheckpointError, ConfigError
-from statefield.files import write_json
+from statefield.files import remove_partials
 from statefield.tasks.common.checkpointing import read_checkpoint, save_weights
 from statefield.tasks.common.config import TrainerConfig
 from statefield.tasks.common.module import DensePredictionTask
@@ -147,7 +147,7 @@ def fit(
         plans: of `plans_of`; they share the data of the first.
         build_task: recipe, optimiser steps -> the task; its weights follow from the recipe's seed alone.
         build_data: the batches; reads the files, so everything else has been found to work when it is called.
-        about: what `write_info` keeps of the dataset, asked once the batches are built.
+        about: what the folder keeps of the dataset (`describe_dataset`), asked once the batches are built.
         score: the entry of the task's `epoch_scores` by which the best epoch is chosen.
         resume: go on from the folders' last checkpoints; the result equals that of an uninterrupted run.
         overwrite: replace a run that is there, once the recipe has been found to work.
@@ -160,6 +160,8 @@ def fit(
         Errors of the dataset's files, from its adapter.
     """
     announce = announce if is_first() else _nothing
+    if resume and is_first():
+        remove_partials(plans[0].folder.root)
     if resume and all(plan.folder.weights.exists() for plan in plans):
         for plan in plans:
             announce(f"{plan.recipe.model.name}: already trained, {plan.folder.weights}")
@@ -177,8 +179,8 @@ def fit(
                 before_start()
             for plan in plans:
                 if (plan is plans[0] and not resume) or not plan.folder.exists():
-                    plan.folder.start(recipe_text(plan.recipe), overwrite=overwrite and plan is plans[0])
-                    write_info(plan.folder, about())
+                    replaces = overwrite and plan is plans[0]
+                    plan.folder.start(recipe_text(plan.recipe), overwrite=replaces, about=about())
         wait_for_all()
         trained = [plan.folder.weights.exists() for plan in plans]
         for plan, is_trained in zip(plans, trained, strict=True):
@@ -225,11 +227,6 @@ def describe_dataset(layout: str, info: DatasetInfo, splits: Mapping[Any, Sequen
     return {"layout": layout, **dataclasses.asdict(info), "splits": cases}
 
 
-def write_info(folder: RunFolder, about: Mapping[str, Any]) -> None:
-    """Write what `describe_dataset` gave."""
-    write_json(folder.dataset, dict(about))
-
-
 def read_info(folder: RunFolder, kind: type[I]) -> I:
     """What the dataset said of itself when the run in `folder` began; `CheckpointError` where that cannot be read."""
     stored = read_about(folder, [field.name for field in dataclasses.fields(kind)])
@@ -252,7 +249,7 @@ def require_same_cases(folder: RunFolder, splits: Mapping[Any, Sequence[Case]]) 
 
 
 def read_about(folder: RunFolder, names: Sequence[str]) -> dict[str, Any]:
-    """The named entries of what `write_info` wrote; `CheckpointError` where they cannot be read."""
+    """The named entries of the folder's dataset.json; `CheckpointError` where they cannot be read."""
     try:
         stored = json.loads(folder.dataset.read_text(encoding="utf-8"))
         return {name: stored[name] for name in names}

@@ -8,9 +8,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from statefield.errors import ConfigError
-from statefield.files import write_text
+from statefield.files import sync_folder, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,25 @@ class RunFolder:
     def exists(self) -> bool:
         return self.config.is_file()
 
-    def start(self, config_text: str, *, overwrite: bool) -> None:
-        """Make the folder and write its config; errors are those of `require_free`."""
+    def start(self, config_text: str, *, overwrite: bool, about: Mapping[str, Any] | None = None) -> None:
+        """Make the folder with its config, and `about` as its dataset.json; errors are those of `require_free`.
+
+        It is made beside its place and takes its name with both files in it: a process that is killed leaves the folder
+        as it was, none, or one that can be resumed.
+        """
         self.require_free(overwrite=overwrite)
-        if self.root.exists():
-            shutil.rmtree(self.root)
-        write_text(self.config, config_text)
+        root = self.root.resolve()  # behind a link there is a folder, too
+        made, replaced = (RunFolder(root.with_name(f".{root.name}.{end}")) for end in ("begun", "replaced"))
+        for leftover in (made, replaced):
+            shutil.rmtree(leftover.root, ignore_errors=True)
+        write_text(made.config, config_text)
+        if about is not None:
+            write_json(made.dataset, dict(about))
+        if root.exists():
+            root.rename(replaced.root)
+        made.root.rename(root)
+        sync_folder(root.parent)
+        shutil.rmtree(replaced.root, ignore_errors=True)
 
     def require_free(self, *, overwrite: bool) -> None:
         """Raise `ConfigError` if a run is there and may not be replaced, or if something is there that is not a run."""

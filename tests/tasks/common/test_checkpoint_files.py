@@ -131,3 +131,10 @@ def test_damaged_weights_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(CheckpointError, match=r"w\.safetensors is damaged"):
         load_weights(torch.nn.Linear(1, 1), path)
+
+
+def test_keeping_the_same_checkpoint_twice_as_after_a_kill_in_between_leaves_no_third_name(checkpoint):
+    previous = checkpoint.with_name("previous.ckpt")
+    for _ in range(2):
+        keep_previous(checkpoint, previous)
+    assert sorted(path.name for path in checkpoint.parent.iterdir()) == sorted([checkpoint.name, "previous.ckpt"])

@@ -81,3 +81,37 @@ def test_step_seeds_are_distinct_and_stable():
     assert len(seeds) == 300
     assert step_seed(0, 0) == step_seed(0, 0)
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_start_that_is_cut_short_leaves_the_run_that_was_there_and_the_next_one_replaces_it(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path / "run")
+    folder.start("seed: 1\n", overwrite=False, about={"splits": {}})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("statefield.tasks.common.run_folder.write_json", _cut_short)
+        folder.start("seed: 2\n", overwrite=True, about={})
+    assert folder.config.read_text() == "seed: 1\n"
+    assert folder.dataset.exists()
+    folder.start("seed: 3\n", overwrite=True)
+    assert [path.name for path in folder.root.iterdir()] == ["config.yaml"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_new_folder_has_its_dataset_or_is_not_there(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path / "run")
+    monkeypatch.setattr("statefield.tasks.common.run_folder.write_json", _cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        folder.start("seed: 1\n", overwrite=False, about={})
+    assert not folder.root.exists()
+
+
+def test_behind_a_link_the_folder_is_made_where_the_link_leads(tmp_path):
+    (tmp_path / "large_disk" / "empty").mkdir(parents=True)
+    (tmp_path / "run").symlink_to(tmp_path / "large_disk" / "empty")
+    folder = RunFolder(tmp_path / "run")
+    folder.start("seed: 1\n", overwrite=False)
+    assert folder.root.is_symlink()
+    assert (tmp_path / "large_disk" / "empty" / "config.yaml").read_text() == "seed: 1\n"
+
+
+def _cut_short(*_):
+    raise KeyboardInterrupt
