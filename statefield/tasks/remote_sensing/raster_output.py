@@ -35,7 +35,7 @@ from rasterio.windows import Window
 
 from statefield.datasets.readers.raster import RasterHeader
 from statefield.errors import ConfigError, DataError
-from statefield.files import atomic_path
+from statefield.files import atomic_path, sync_folder, write_text
 from statefield.tasks.remote_sensing.raster_blocks import BLOCK, Layout
 
 UNSEEN = 255  # in the raw file: a pixel without data
@@ -82,7 +82,7 @@ class Strips:
     def __init__(
         self, output: Path, layout: Layout, settings: dict[str, Any], *, resume: bool, probabilities: bool
     ) -> None:
-        self.folder = output.with_name(f".{output.name}.partial")
+        self.folder = unfinished_folder(output)
         self.layout, self.settings, self.with_probabilities = layout, settings, probabilities
         self.layers: Layers | None = None
         self._checksums: list[list[int] | None] = []
@@ -103,17 +103,25 @@ class Strips:
     def begin(self) -> None:
         """Make the folder; one that was not resumed is emptied first."""
         if not self.done:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            for leftover in (self.folder, finished_folder(self.folder)):
+                shutil.rmtree(leftover, ignore_errors=True)
             self.layers = None
         self._made = [folder for folder in self.folder.absolute().parents if not folder.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [self.settings, *([{"layers": self.layers}] if self.layers else [])]
         lines += [{"strip": number, "crc32": sums} for number, sums in enumerate(self._checksums)]
-        (self.folder / _JOURNAL).write_text("".join(map(_line, lines)), encoding="utf-8")
+        write_text(self.folder / _JOURNAL, "".join(map(_line, lines)))
 
     def remove(self) -> None:
-        """Remove the folder, and those that were made for it unless there is something in them now."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the folder, and those that were made for it unless there is something in them now.
+
+        It loses its name first: one that was removed in part would be begun anew.
+        """
+        gone = finished_folder(self.folder)
+        shutil.rmtree(gone, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            self.folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
         with suppress(OSError):
             for folder in self._made:
                 folder.rmdir()
@@ -211,6 +219,16 @@ class Strips:
         except (DataError, OSError):
             return False
         return True
+
+
+def unfinished_folder(output: Path) -> Path:
+    """Where the strips of a prediction lie until `output` and all that goes with it are written."""
+    return output.with_name(f".{output.name}.partial")
+
+
+def finished_folder(unfinished: Path) -> Path:
+    """The name of that folder while it is removed."""
+    return unfinished.with_suffix(".finished")
 
 
 class StripWriter:
@@ -368,12 +386,7 @@ def _write_cog(
         with atomic_path(output) as partial:  # another disk than that of the label map
             shutil.copyfile(cog, partial)
         cog.unlink()
-    if os.name == "posix":  # elsewhere a folder cannot be opened for flushing; the rename is atomic all the same
-        handle = os.open(output.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    sync_folder(output.parent)
 
 
 def _line(entry: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from statefield.datasets.readers.raster import DRIVER
 from statefield.errors import ConfigError, DataError, ShapeError
+from statefield.files import remove_partials
 from statefield.tasks.common.figures import class_colour
 from statefield.tasks.common.tiling import mirrored
 from statefield.tasks.remote_sensing.output_paths import require_outputs
@@ -154,6 +155,10 @@ def predict_raster(
             raise ConfigError(f"batch_size={batch_size}: 1 or more, and at most 2 GiB of windows, can go to the net.")
         settings = _settings(net, sources, layout, batch_size, mirror_axes, probabilities is not None, within)
         strips = Strips(output, layout, settings, resume=resume, probabilities=probabilities is not None)
+        if resume:
+            for target in (output, probabilities, polygons):
+                if target is not None:
+                    remove_partials(target)
         resumed = strips.done
         if resumed:
             _LOG.info("%s: going on after %d of %d finished strips.", output, resumed, strips.total)

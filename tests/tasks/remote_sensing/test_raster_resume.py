@@ -12,6 +12,7 @@ import torch
 from fakes.rasters import change_pair, write_raster
 
 from statefield.errors import ConfigError, ShapeError
+from statefield.tasks.remote_sensing.raster_output import finished_folder, unfinished_folder
 from statefield.tasks.remote_sensing.raster_predict import predict_raster
 from statefield.tasks.remote_sensing.raster_sources import BandScaling
 
@@ -143,3 +144,31 @@ def test_a_failing_writer_stops_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("statefield.tasks.remote_sensing.raster_output.Strips.add", full)
     with pytest.raises(OSError, match="No space left"):
         predict_raster(lambda x: x, [image.path], tmp_path / "out.tif", **SETTINGS)
+
+
+def test_a_run_that_ends_again_while_it_takes_up_its_journal_loses_no_strip(tmp_path, monkeypatch):
+    before, after = change_pair(tmp_path, 1100, 900)
+    images, output = [before.path, after.path], tmp_path / "out.tif"
+    with pytest.raises(Interrupted):
+        predict_raster(interrupting(250), images, output, **SETTINGS)
+
+    def cut_short(self, *_, **__):
+        self.write_bytes(b"")
+        raise Interrupted
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Path, "write_text", cut_short)
+        predict_raster(blurred, images, output, resume=True, **SETTINGS)
+    assert predict_raster(blurred, images, output, resume=True, **SETTINGS).num_resumed == 3
+
+
+def test_strips_lose_their_name_before_they_are_removed_so_that_no_finished_run_is_begun_again(tmp_path, monkeypatch):
+    before, after = change_pair(tmp_path, 200, 300)
+    output = tmp_path / "out.tif"
+    with monkeypatch.context() as patch:
+        patch.setattr("statefield.tasks.remote_sensing.raster_output.shutil.rmtree", lambda *_, **__: None)
+        predict_raster(blurred, [before.path, after.path], output, **SETTINGS)
+    assert not unfinished_folder(output).exists()
+    assert finished_folder(unfinished_folder(output)).is_dir()
+    predict_raster(blurred, [before.path, after.path], output, **SETTINGS)
+    assert not list(tmp_path.glob(".*"))
