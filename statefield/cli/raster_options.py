@@ -6,6 +6,7 @@ Imports torch lazily, so that --help answers at once.
 from __future__ import annotations
 
 import argparse
+import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -63,16 +64,19 @@ def prepare(options: argparse.Namespace) -> bool:
     """Check what can be checked before a net is loaded, and set the threads; False where there is nothing to do."""
     import torch
 
+    from statefield.tasks.remote_sensing.raster_output import finished_folder, unfinished_folder
+
     if options.threads is not None:
         if options.threads < 1:
             raise ConfigError(f"--threads {options.threads}: at least 1 is needed.")
         torch.set_num_threads(options.threads)
-    unfinished = options.output.with_name(f".{options.output.name}.partial").exists()
+    unfinished = unfinished_folder(options.output)
     targets = [path for path in (options.output, options.probabilities, options.polygons) if path is not None]
     there = [path for path in targets if path.exists()]
-    if not there or options.overwrite or (options.resume and unfinished):
+    if not there or options.overwrite or (options.resume and unfinished.exists()):
         return True
     if options.resume and options.output in there:
+        shutil.rmtree(finished_folder(unfinished), ignore_errors=True)  # of a run that was killed when all was written
         print(
             f"{options.output} exists and no part of a run is left beside it: kept as it is (--overwrite begins anew)."
         )
