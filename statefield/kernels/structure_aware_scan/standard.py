@@ -38,10 +38,10 @@ def forward(
     dtx_c = in_chunks(dt * x, steps).unsqueeze(3)
     B_c = in_chunks(B.to(dtype).reshape(batch, length, A.shape[1]), steps).unsqueeze(4)  # [B, M, Q, N, 1]
     A_ne = A.to(dtype).t()
-    decays = [torch.exp(dt_t * A_ne) for dt_t in dt_c.unbind(2)]  # [B, M, N, E]
-    added = [dtx_t * B_t for dtx_t, B_t in zip(dtx_c.unbind(2), B_c.unbind(2), strict=True)]
-    whole = torch.exp(dt_c.sum(2) * A_ne)
-    h = torch.stack(list(recurrence(decays, added, whole)), dim=2).flatten(1, 2)[:, :length]
+    decays = [torch.exp(dt_t * A_ne) for dt_t in dt_c.split(1, dim=2)]  # [B, M, 1, N, E]
+    added = [dtx_t * B_t for dtx_t, B_t in zip(dtx_c.split(1, dim=2), B_c.split(1, dim=2), strict=True)]
+    whole = torch.exp(dt_c.sum(2, keepdim=True) * A_ne)
+    h = torch.cat(list(recurrence(decays, added, whole)), dim=2).flatten(1, 2)[:, :length]
     h = h.reshape(batch, height, width, A.shape[1], channels)
     y = state_fusion.forward(h, weight, alpha, C.to(dtype), D.to(dtype), u.to(dtype), dilations)
     return y.to(u.dtype), y.new_zeros(0)

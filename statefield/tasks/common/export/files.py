@@ -5,18 +5,17 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
-from statefield.errors import ConfigError, ExportError
+from statefield.errors import ConfigError, ExportError, StatefieldError
+from statefield.tasks.common.export.onnx_model import onnx_model
 from statefield.tasks.common.export.quiet import quietly
 from statefield.tasks.common.export.subject import Subject
 
-__all__ = ["LARGEST_ONNX_BYTES", "OPSET", "SUFFIXES", "require_packages", "write"]
+__all__ = ["LARGEST_ONNX_BYTES", "SUFFIXES", "require_packages", "write"]
 
-OPSET = 18
 SUFFIXES = (".onnx", ".pt2")
 LARGEST_ONNX_BYTES = 2**31 - 2**20  # of one protobuf message; the graph itself needs some of it
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -60,7 +59,13 @@ def _write_onnx(program: ExportedProgram, subject: Subject, path: Path, about: M
             f"{subject.name} has {weights / 2**30:.1f} GiB of weights, and one ONNX file holds less than 2 GiB: write "
             "a .pt2 file, or export a smaller model."
         )
-    model = _onnx_model(program, subject)
+    try:
+        with quietly():
+            model = onnx_model(program, subject)
+    except StatefieldError:
+        raise
+    except Exception as error:
+        raise ExportError(f"ONNX cannot hold {subject.name}: {_cause(error)}") from error
     for name, value in about.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, value
@@ -69,24 +74,6 @@ def _write_onnx(program: ExportedProgram, subject: Subject, path: Path, about: M
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
     return len(model.graph.node)
-
-
-def _onnx_model(program: ExportedProgram, subject: Subject) -> Any:
-    with quietly():
-        try:
-            exported = torch.onnx.export(
-                program,
-                tuple(subject.inputs.values()),
-                input_names=list(subject.inputs),
-                output_names=list(subject.outputs),
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-            )
-        except Exception as error:
-            raise ExportError(f"ONNX cannot hold {subject.name}: {_cause(error)}") from error
-    assert exported is not None
-    return exported.model_proto
 
 
 def _cause(error: BaseException) -> str:

@@ -58,7 +58,8 @@ def export(
     """
     require_packages(path)
     announce(f"tracing {subject.name}")
-    program = program_of(subject, any_batch=any_batch, any_size=any_size)
+    # ONNX puts the operators in later, each form traced once. Not with free sizes: a form may need how they relate.
+    program = program_of(subject, any_batch=any_batch, any_size=any_size, whole=path.suffix == ".onnx" and not any_size)
     inputs = {name: ["any" if any_batch else len(x), *x.shape[1:]] for name, x in subject.inputs.items()}
     if any_size:
         for name, axes in subject.spatial.items():

@@ -24,12 +24,15 @@ _ROUTES = "statefield.route_orders.default"
 _ONE_LENGTH = ("selective_scan", "routed_scan", "structure_aware_scan", "route_orders")
 
 
-def program_of(subject: Subject, *, any_batch: bool = True, any_size: bool = False) -> ExportedProgram:
+def program_of(
+    subject: Subject, *, any_batch: bool = True, any_size: bool = False, whole: bool = False
+) -> ExportedProgram:
     """The net as a program of standard operations.
 
     Args:
         any_batch: the first axis of every input may have any size from 1 to `LARGEST_BATCH`.
         any_size: so may rows and columns.
+        whole: leave our operators as they are, all but the routes.
 
     The net's parameters need no gradient afterwards.
 
@@ -54,6 +57,8 @@ def program_of(subject: Subject, *, any_batch: bool = True, any_size: bool = Fal
     if any_size:
         _require_free_sizes(subject, program)
     _hold_routes(program)
+    if whole:
+        return program
     with quietly():
         program = program.run_decompositions(decompositions())
     left = sorted({str(node.target) for node in program.graph.nodes if str(node.target).startswith("statefield.")})
