@@ -2,6 +2,7 @@
 
     python benchmarks/export.py && python benchmarks/tables.py
     python benchmarks/export.py --only Vim VSSD        measure these anew, keep the other rows
+    python benchmarks/export.py --missing              go on: measure what the file has no row of
 
 The rows are twins of the families, of few channels and one block a stage (those of the conformance tests), with weights
 moved off their initial values: what is compared is the operators, and the time of the file beside that of the net. A
@@ -129,6 +130,7 @@ def measure(row: str, make: Callable[[], Subject]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Export every family and compare it with its file.")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="measure these rows, keep the others as they are")
+    parser.add_argument("--missing", action="store_true", help="measure only what has no row yet")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -136,7 +138,7 @@ def main() -> None:
     known = {}
     if RESULT.exists():
         known = {row["family"]: row for row in json.loads(RESULT.read_text(encoding="utf-8"))["rows"]}
-    for row in options.only or makers:
+    for row in options.only or [row for row in makers if not (options.missing and row in known)]:
         known[row] = measure(row, makers[row])
         print(json.dumps(known[row]), flush=True)
         rows = [known[each] for each in makers if each in known]
