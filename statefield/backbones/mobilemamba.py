@@ -180,15 +180,16 @@ class PooledNormHead(ClassifierHead):
 
     def _make_layers(self, num_classes: int) -> None:
         layers = ("", "_dist") if self.distillation and num_classes > 0 else ("",)
+        num_features = self.in_features * self.global_pool.feat_mult()  # what is left after pooling
         if "fc_dist" in self._modules:
             del self.norm_dist, self.fc_dist
         for suffix in layers:
-            fc = nn.Linear(self.num_features, num_classes) if suffix else self.fc
+            fc = nn.Linear(num_features, num_classes) if suffix else self.fc
             if isinstance(fc, nn.Linear):
                 trunc_normal_(fc.weight, std=0.02)
                 nn.init.zeros_(fc.bias)
             self.add_module(f"fc{suffix}", fc)
-            self.add_module(f"norm{suffix}", nn.BatchNorm1d(self.num_features) if num_classes > 0 else nn.Identity())
+            self.add_module(f"norm{suffix}", nn.BatchNorm1d(num_features) if num_classes > 0 else nn.Identity())
 
     def heads(self, x: Tensor) -> list[Tensor]:
         """The scores of each layer, [B, num_classes], from the map: the classifier's, and the distillation's."""
