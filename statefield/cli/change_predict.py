@@ -38,7 +38,7 @@ examples:
 def predict(argv: list[str]) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(argv)
-    _require_one_source(options)
+    require_one_source(options)
     if not prepare(options):
         return 0
     return run_prediction(options, [options.before, options.after], _model(options), align=options.align)
@@ -54,6 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("before", metavar="BEFORE.tif", help="the earlier raster; the output lies on its grid")
     add("after", metavar="AFTER.tif", help="the later raster")
+    add_model_options(parser)
+    add_raster_options(parser)
+    return parser
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The net, and what becomes of a second raster on another grid."""
+    add = parser.add_argument
     add("--run", type=Path, help="the run folder of `statefield change train`")
     add("--weights", type=Path, metavar="FILE", help="or a file of a whole net: .safetensors, or the authors' .pth")
     add("--model", metavar="NAME", help="with --weights that do not say it: mamba_bcd, mamba_scd or mamba_bda")
@@ -61,11 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--mean", type=_values, metavar="X,X,...", help="with --weights: each band's value that becomes 0")
     add("--std", type=_values, metavar="X,X,...", help="with --weights: what one unit of each band's input is")
     add("--align", action="store_true", help="warp the second raster to the first one's grid (bilinear)")
-    add_raster_options(parser)
-    return parser
 
 
-def _require_one_source(options: argparse.Namespace) -> None:
+def require_one_source(options: argparse.Namespace) -> None:
+    """Raise `ConfigError` unless a run or weights are given, and only what goes with them."""
     if (options.run is None) == (options.weights is None):
         raise ConfigError("a net is needed: --run FOLDER of `change train`, or --weights FILE; one of the two.")
     of_weights = {"--model": options.model, "--encoder": options.encoder, "--mean": options.mean, "--std": options.std}

@@ -64,6 +64,9 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "statefield.cli.video_train:train", "learn to detect objects in videos (MAMBA), beside a control"
     ),
     ("change", "predict"): Verb("statefield.cli.change_predict:predict", "map what changed between two rasters"),
+    ("change", "predict-archive"): Verb(
+        "statefield.cli.change_archive:predict_archive", "map what changed in a list of pairs, on one machine or many"
+    ),
     ("segment", "predict"): Verb("statefield.cli.segment_predict:predict", "map the classes of one raster of any size"),
     ("scene", "train"): Verb(
         "statefield.cli.scene:train", "train a classifier of scenes, then test it and write a report"
@@ -95,6 +98,7 @@ _EXAMPLES = (
     "statefield change train --config recipes/remote_sensing/oscd.yaml",
     "statefield change evaluate predictions/ labels/ --json scores.json",
     "statefield change predict before.tif after.tif --run runs/oscd -o change.tif --polygons change.gpkg",
+    "statefield change predict-archive pairs.csv --run runs/oscd -o maps/ --workers 8",
     "statefield segment predict image.tif --run runs/fields -o labels.tif",
     "statefield hyperspectral train --output runs/indian_pines",
     "statefield mot evaluate --gt MOT17/train --results results/bytetrack results/sort",

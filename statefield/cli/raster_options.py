@@ -34,6 +34,14 @@ def add_raster_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the regions of all classes but 0 too: .gpkg in the raster's own system, .geojson in degrees",
     )
+    add_window_options(parser)
+    add("--resume", action="store_true", help="go on after a run that was killed, to the same file")
+    add("--overwrite", action="store_true", help="replace outputs that exist")
+
+
+def add_window_options(parser: argparse.ArgumentParser) -> None:
+    """How rasters are read and go through a net: the same for one and for an archive of them."""
+    add = parser.add_argument
     add(
         "--bands",
         type=_numbers,
@@ -48,8 +56,6 @@ def add_raster_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--nodata", type=int, help="the output's value of pixels without data (default: the input's if it fits, or 255)"
     )
-    add("--resume", action="store_true", help="go on after a run that was killed, to the same file")
-    add("--overwrite", action="store_true", help="replace outputs that exist")
     add(
         "--driver",
         default="GTiff",
@@ -58,6 +64,21 @@ def add_raster_options(parser: argparse.ArgumentParser) -> None:
     add("--allow-remote", action="store_true", help="open URLs and GDAL's /vsi paths")
     add("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
     add("--threads", type=int, help="CPU threads (default: all cores)")
+
+
+def window_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What `add_window_options` gave, as arguments of `predict_with`; device and threads are the caller's."""
+    return {
+        "tile": options.tile,
+        "overlap": options.overlap,
+        "margin": options.margin,
+        "batch_size": options.batch_size,
+        "mirror": options.tta,
+        "bands": options.bands,
+        "nodata": options.nodata,
+        "driver": options.driver,
+        "allow_remote": options.allow_remote,
+    }
 
 
 def prepare(options: argparse.Namespace) -> bool:
@@ -127,21 +148,13 @@ def _predicted(options: argparse.Namespace, images: Sequence[str], model: Raster
             images,
             options.output,
             device=device_of(options.device),
-            tile=options.tile,
-            overlap=options.overlap,
-            margin=options.margin,
-            batch_size=options.batch_size,
-            mirror=options.tta,
-            bands=options.bands,
-            nodata=options.nodata,
             probabilities=options.probabilities,
             polygons=options.polygons,
             resume=options.resume,
-            driver=options.driver,
-            allow_remote=options.allow_remote,
             align=align,
             measuring=measuring,
             progress=progress,
+            **window_settings(options),
         )
 
 
