@@ -8,19 +8,20 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from statefield.cli.devices import device_of
+from statefield.cli.worker_options import WORKERS, add_worker_options, pool_of, run_jobs
 from statefield.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from statefield.tasks.common.config import InferenceConfig
-    from statefield.tasks.medical.inputs import InputCase
-    from statefield.tasks.medical.predict import Outcome
+    from statefield.tasks.common.archive import Pool
+    from statefield.tasks.medical.inputs import InputCase, OutputFiles
+    from statefield.tasks.medical.predict import Memory, Outcome
 
-_EPILOG = """
+_EPILOG = f"""
 Volumes (.nii, .nii.gz) become label volumes that lie exactly on the input; pictures (.png, .jpg, .tif, ...) become
 grey PNGs whose values are the label indices. Files of one channel each are named as nnU-Net names them:
 case_0000.nii.gz, case_0001.nii.gz. A run with folds, and several runs, predict together: the mean of their
@@ -29,11 +30,12 @@ probabilities. The run's post-processing is applied, if it has one.
 A volume is brought to the spacing that the net was trained at, and its labels back. What does not fit into --memory
 goes into temporary files beside the output (or in --scratch), and the logits of many classes are made band by band;
 a line says so. The labels are the same.
-
+{WORKERS}
 examples:
   statefield medical predict --run runs/demo scan.nii.gz --output scan_labels.nii.gz
   statefield medical predict --run runs/demo imagesTs/ --output predictions/ --tta
   statefield medical predict --run runs/a --run runs/b imagesTs/ --output predictions/ --probabilities
+  statefield medical predict --run runs/demo imagesTs/ --output predictions/ --workers 4
   statefield medical predict --run runs/body whole_body.nii.gz --output out/ --memory 4GB --scratch /data/tmp
 """
 
@@ -41,6 +43,7 @@ examples:
 def predict(argv: list[str]) -> int:
     """Run the command; 0 when every case is predicted (or was), 2 when any failed."""
     options = _parser().parse_args(argv)
+    pool = pool_of(options)
 
     import torch
 
@@ -57,6 +60,9 @@ def predict(argv: list[str]) -> int:
     run = load_ensemble(options.run)
     cases = find_cases(options.inputs, len(run.info.channels))
     outputs = place_outputs(cases, options.output, probabilities=options.probabilities, overlay=options.overlay)
+    inference = _inference(options)
+    if pool is not None:
+        return _over_workers(options, cases, outputs, inference, memory, pool)
     with _bar() as bar:
         task = bar.add_task("", total=None)
 
@@ -72,7 +78,7 @@ def predict(argv: list[str]) -> int:
                 normalisation=run.normalisation,
                 slice_context=run.slice_context,
                 roi=run.roi,
-                inference=_inference(run.inference, options),
+                inference=dataclasses.replace(run.inference, **inference),
                 spacing=run.spacing,
                 postprocess=None if options.no_postprocess else load_postprocessing(run.folder.root),
                 memory=memory,
@@ -112,17 +118,43 @@ def _parser() -> argparse.ArgumentParser:
     add("--scratch", type=Path, metavar="DIR", help="where temporary files go (default: beside the output)")
     add("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
     add("--threads", type=int, help="CPU threads (default: all cores)")
+    add_worker_options(parser)
     return parser
 
 
-def _inference(trained: InferenceConfig, options: argparse.Namespace) -> InferenceConfig:
-    """The run's own settings, with what the command line says in their place."""
+def _inference(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says in place of the run's own settings."""
     if options.overlap is not None and not 0 <= options.overlap < 1:
         raise ConfigError(f"--overlap {options.overlap}: a share from 0 to below 1 is needed.")
     if options.batch_size is not None and options.batch_size < 1:
         raise ConfigError(f"--batch-size {options.batch_size}: at least 1 is needed.")
     given = {"overlap": options.overlap, "batch_size": options.batch_size, "mirror": options.tta or None}
-    return dataclasses.replace(trained, **{name: value for name, value in given.items() if value is not None})
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _over_workers(
+    options: argparse.Namespace,
+    cases: Sequence[InputCase],
+    outputs: Sequence[OutputFiles],
+    inference: dict[str, Any],
+    memory: Memory,
+    pool: Pool,
+) -> int:
+    from statefield.tasks.medical.archive import MedicalLabels, case_jobs
+
+    folder = outputs[0].labels.parent
+    if folder != options.output:
+        raise ConfigError(f"--output {options.output}: with workers a folder is needed, which holds their ledger, too.")
+    work = MedicalLabels(
+        runs=tuple(run.absolute() for run in options.run),
+        inference=inference,
+        probabilities=options.probabilities,
+        overlay=options.overlay,
+        postprocess=not options.no_postprocess,
+        memory=memory,
+        cpus=pool.cpus_per_worker,
+    )
+    return run_jobs(options, work, case_jobs(cases, outputs), folder, pool, "cases")
 
 
 def _bar() -> Progress:
