@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ __all__ = ["TOLERANCE", "Agreement", "compare", "random_inputs"]
 
 TOLERANCE = 1e-4
 _SCALE = 1.0  # outputs whose largest value is above this may differ by as large a share of it
-_MORE = 19
+_STRETCHES = ((1.3, 1.1), (0.6, 1.9))  # sizes that are tried where any may come: larger, and of another shape
 _SECONDS = 1.0  # spent on each side's timing, at most twice that
 
 
@@ -54,19 +55,30 @@ def compare(
 
     Args:
         any_batch: also with one input at once and with one more than the example has.
-        any_size: also with larger inputs, of sides that nothing divides.
+        any_size: also with inputs of other sizes, larger and smaller, of sides that nothing divides.
 
     Raises:
-        ExportError: the file cannot be loaded or run.
+        ExportError: the file cannot be loaded, or not be run with what the net can.
     """
     run = load(path, tuple(subject.inputs))
     given = len(next(iter(subject.inputs.values())))
     batches = tuple(sorted({1, given, given + 1})) if any_batch else (given,)
     worst = 0.0
-    tries = [(batch, more) for batch in batches for more in ((0, _MORE) if any_size else (0,))]
-    for seed, (batch, more) in enumerate(tries):
-        inputs = random_inputs(subject, batch, seed, more)
-        worst = max(worst, _difference(_net(subject, inputs), run(inputs)))
+    stretches = ((1.0, 1.0), *(_STRETCHES if any_size else ()))
+    for seed, (batch, stretch) in enumerate(itertools.product(batches, stretches)):
+        inputs = random_inputs(subject, batch, seed, stretch)
+        wanted = _net(subject, inputs)
+        try:
+            found = run(inputs)
+        except Exception as error:
+            shapes = ", ".join(
+                f"{name} {list(given.shape)}" for name, given in zip(subject.inputs, inputs, strict=True)
+            )
+            raise ExportError(
+                f"the file of {subject.name} cannot be run with {shapes}, as the net can: {str(error)[:300]}. Export "
+                "it for one size (without --any-size) or for one number of inputs (--batch)."
+            ) from error
+        worst = max(worst, _difference(wanted, found))
     torch_ms = runtime_ms = None
     if timed:
         one = random_inputs(subject, 1 if any_batch else given, 0)
@@ -103,17 +115,17 @@ def load(path: Path, names: Sequence[str]) -> Callable[[Sequence[Tensor]], list[
     return run_onnx
 
 
-def random_inputs(subject: Subject, batch: int, seed: int, more: int = 0) -> list[Tensor]:
+def random_inputs(subject: Subject, batch: int, seed: int, stretch: Sequence[float] = (1.0,)) -> list[Tensor]:
     """Inputs of the example's shapes with another batch: normal floats; integers are the example's, repeated.
 
-    more: by how much rows and columns are longer.
+    stretch: how many times as long the spatial axes are, one after the other, and from the first again.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = []
     for name, example in subject.inputs.items():
         shape = [batch, *example.shape[1:]]
-        for axis in subject.spatial.get(name, ()):
-            shape[axis] += more
+        for axis, factor in zip(subject.spatial.get(name, ()), itertools.cycle(stretch), strict=False):
+            shape[axis] = max(1, round(factor * shape[axis]))
         if example.is_floating_point():
             drawn.append(torch.randn(shape, generator=generator))
         else:

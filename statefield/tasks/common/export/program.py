@@ -21,7 +21,7 @@ __all__ = ["LARGEST_BATCH", "program_of"]
 LARGEST_BATCH = 4096
 _ROUTES = "statefield.route_orders.default"
 # Their standard forms are written out for one number of tokens.
-_ONE_LENGTH = ("selective_scan", "routed_scan", "structure_aware_scan", "route_orders")
+_ONE_LENGTH = ("selective_scan", "routed_scan", "structure_aware_scan")
 
 
 def program_of(

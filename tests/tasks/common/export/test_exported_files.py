@@ -19,9 +19,9 @@ from statefield.kernels import selective_scan
 from statefield.tasks.common.export import TOLERANCE, Subject, agreement, backbone_subject, export, files
 
 SMALL = {"image": torch.zeros(2, 3, 32, 32)}
-QUICK = {  # scans along routes, a matrix memory, and the control; every other family is among the slow tests
-    "Vim": ("vim_tiny", {"dim": 8, "num_layers": 1, "d_state": 4, "img_size": 32}),
-    "ViL": ("vil2_tiny", {"dim": 8, "num_layers": 1, "img_size": 32}),
+VIM = {"dim": 8, "num_layers": 1, "d_state": 4, "img_size": 32}
+QUICK = {  # scans along routes, and the control; every other family is among the slow tests
+    "Vim": ("vim_tiny", VIM),
     "MambaOut": ("mambaout_femto_pyramid", {"dims": 8, "depths": (1, 1, 1, 1)}),
 }
 
@@ -91,11 +91,18 @@ def test_a_net_without_scans_is_exported_for_any_size(tmp_path):
 
 
 def test_a_scan_is_not_exported_for_any_size_and_is_named(tmp_path):
-    subject = backbone_subject("spatial_mamba_nano", size=(64, 96), features=True, dims=8, depths=(1, 1, 1, 1))
-    assert subject.outputs == ("map_0", "map_1", "map_2", "map_3")
+    subject = backbone_subject("vim_tiny", size=(32, 48), features=True, **VIM)
+    assert subject.outputs == ("map_0",)
     with pytest.raises(ExportError, match=r"cannot be exported for any size: .* its operator \w+_scan is written out"):
         export(subject, tmp_path / "model.onnx", any_size=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_one_size_is_found_out_with_other_sizes(tmp_path):
+    subject = Subject("a net", _Sum().eval(), SMALL, ("sum",), spatial={"image": (2, 3)})
+    path = export(subject, tmp_path / "model.onnx", timed=False).path
+    with pytest.raises(ExportError, match=r"of a net cannot be run with image \[1, 3, 42, 35\], as the net can"):
+        agreement.compare(subject, path, any_size=True, timed=False)
 
 
 def test_a_net_of_one_size_is_not_exported_for_any(tmp_path):
