@@ -29,13 +29,35 @@ from statefield.files import write_json
 from statefield.tasks.common.environment import describe_environment
 from statefield.tasks.common.export import Subject, backbone_subject, export
 from statefield.tasks.common.network import SegmentationNet
-from statefield.tasks.remote_sensing.nets import MambaBCD
+from statefield.tasks.medical.nets.whole import WholeNet
+from statefield.tasks.remote_sensing.export import OfTwoDates
+from statefield.tasks.remote_sensing.nets import MambaBCD, MambaBDA, MambaSCD, RSMamba
 from statefield.tasks.tracking.export import search_subject, templates_subject
 from statefield.tasks.tracking.nets import MambaEVT, MotionPredictor
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "export.json"
 SIDE = 64
+# Nets of medical images: their arguments, and whether slices or volumes are tried.
+MEDICAL_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "lightm_unet": {"filters": 8, "depths": (1, 1), "decoder_depths": (1,)},
+    "mhs_vm": {"dims": 8, "depths": (1, 1), "decoder_depths": (1, 1), "d_state": 2, "threshold": 0.0},
+    "segmamba": {"features": (4, 4, 8, 8), "depths": (1, 1, 1, 1), "hidden": 8},
+    "spatial_mamba_unet": {"features": (4, 8), "depths": (1, 1)},
+    "u_mamba": {"features": (4, 8), "depths": (1, 1), "decoder_depths": (1,)},
+    "vm_unet": {"dims": 8, "depths": (1, 1), "decoder_depths": (1, 1), "d_state": 2},
+    "xlstm_unet": {"features": (4, 8), "depths": (1, 1), "decoder_depths": (1,)},
+}
+SLICE, VOLUME = (SIDE, SIDE), (32, 32, 32)
+MEDICAL_NETS = [
+    ("lightm_unet", SLICE),
+    ("mhs_vm", SLICE),
+    ("u_mamba", SLICE),
+    ("vm_unet", SLICE),
+    ("xlstm_unet", SLICE),
+    ("segmamba", VOLUME),
+    ("spatial_mamba_unet", VOLUME),
+]
 
 
 def subjects() -> dict[str, Callable[[], Subject]]:
@@ -54,8 +76,12 @@ def subjects() -> dict[str, Callable[[], Subject]]:
 
     rows = {row: of(name, arguments) for row, (name, arguments) in every.items()}
     return rows | {
-        "medical segmentation": _segmentation,
-        "change detection": _change,
+        "medical: decoder on Spatial-Mamba": _segmentation,
+        **{f"medical: {name}, {len(sides)}-D": _medical(name, sides) for name, sides in MEDICAL_NETS},
+        "change: binary": lambda: _change(MambaBCD, ("logits",)),
+        "change: semantic": lambda: _change(MambaSCD, ("change", "before", "after")),
+        "change: damage": lambda: _change(MambaBDA, ("building", "damage")),
+        "scenes: RSMamba": _scene,
         "tracking: motion": _motion,
         "tracking: search": lambda: search_subject(_tracker(), "mamba_evt", {}),
         "tracking: templates": lambda: templates_subject(_tracker(), "mamba_evt", {}, count=3),
@@ -74,10 +100,26 @@ def _segmentation() -> Subject:
     return Subject("unet on spatial_mamba_nano", net, {"image": torch.zeros(2, 1, SIDE, SIDE)}, ("logits",))
 
 
-def _change() -> Subject:
-    net = MambaBCD(3, encoder_args={"dims": 8, "depths": (1, 1, 1, 1)}, width=8)
+def _medical(name: str, sides: tuple[int, ...]) -> Callable[[], Subject]:
+    dims: Any = len(sides)
+    image = torch.zeros(2, 1, *sides)
+
+    def make() -> Subject:
+        net = WholeNet(name, in_channels=1, num_classes=3, net_args=MEDICAL_ARGUMENTS[name], spatial_dims=dims)
+        return Subject(name, net, {"image": image}, ("logits",))
+
+    return make
+
+
+def _change(net_cls: Callable[..., nn.Module], outputs: tuple[str, ...]) -> Subject:
+    net = OfTwoDates(net_cls(3, encoder_args={"dims": 8, "depths": (1, 1, 1, 1)}, width=8))
     image = torch.zeros(2, 3, SIDE, SIDE)
-    return Subject("mamba_bcd", net, {"before": image, "after": image.clone()}, ("logits",))
+    return Subject(str(net_cls.__name__), net, {"before": image, "after": image.clone()}, outputs)
+
+
+def _scene() -> Subject:
+    net = RSMamba(3, 5, size=(8, 2), image_size=SIDE)
+    return Subject("rsmamba", net, {"image": torch.zeros(2, 3, SIDE, SIDE)}, ("logits",))
 
 
 def _motion() -> Subject:

@@ -16,7 +16,7 @@ from statefield.tasks.common.export import Subject
 from statefield.tasks.remote_sensing.change_run import load_change_run
 from statefield.tasks.remote_sensing.scene_run import load_run
 
-__all__ = ["change_subject", "scene_subject"]
+__all__ = ["OfTwoDates", "change_subject", "scene_subject"]
 
 
 def change_subject(folder: Path, size: Sequence[int] | None = None) -> Subject:
@@ -46,7 +46,7 @@ def change_subject(folder: Path, size: Sequence[int] | None = None) -> Subject:
     example = torch.zeros(2, len(run.bands), rows, columns)
     return Subject(
         run.recipe.model.name,
-        _Maps(run.net).eval(),
+        OfTwoDates(run.net).eval(),
         {"before": example, "after": example.clone()},
         tuple(f"logits_{layer.name}" if len(run.layers) > 1 else "logits" for layer in run.layers),
         spatial={"before": (2, 3), "after": (2, 3)},
@@ -85,8 +85,8 @@ def scene_subject(folder: Path, size: Sequence[int] | None = None) -> Subject:
     )
 
 
-class _Maps(nn.Module):
-    """The net's maps as a tuple: a file that needs no statefield cannot hold its named tuples."""
+class OfTwoDates(nn.Module):
+    """A net's maps as a tuple: a file that needs no statefield cannot hold its named tuples."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
