@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from statefield.datasets.readers.digits import whole_number
 from statefield.errors import DatasetLayoutError
 
 DESCRIPTION = "dataset.json"
@@ -71,10 +72,10 @@ def _number_and_name(path: Path, key: str, left: object, right: object) -> tuple
             f'{path}: "{key}" declares {left!r} as a region of several values, {list(right)}. Region-based '
             "training is not available: give every label one value of its own, with background 0."
         )
-    if isinstance(left, str) and left.isdigit() and isinstance(right, str):
-        return int(left), right
+    if isinstance(left, str) and (number := whole_number(left)) is not None and isinstance(right, str):
+        return number, right
     if isinstance(left, str) and isinstance(right, int) and not isinstance(right, bool) and right >= 0:
         return right, left
-    if isinstance(left, str) and isinstance(right, str) and right.isdigit():
-        return int(right), left
+    if isinstance(left, str) and isinstance(right, str) and (number := whole_number(right)) is not None:
+        return number, left
     raise DatasetLayoutError(f'{path}: "{key}" has the entry {left!r}: {right!r}; a number and a name are needed.')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hardening import checkpoints, images, json_files, recipes, run_folders, tracks
+from hardening import checkpoints, events, images, json_files, recipes, run_folders, tracks
 from hardening.case import Case
 
 GROUPS: dict[str, list[Case]] = {
@@ -11,6 +11,7 @@ GROUPS: dict[str, list[Case]] = {
     "tracks": [*tracks.many_objects(), *tracks.detections(), *tracks.single_objects()],
     "json": [*json_files.detection_scores(), *json_files.linked_detections(), *json_files.regions()],
     "checkpoints": [*checkpoints.converted(), *checkpoints.in_runs()],
+    "events": [*events.recordings(), *events.environment()],
     "rasters": run_folders.rasters(),
     "runs": run_folders.runs(),
     "recipes": [*recipes.recipes(), *recipes.environment(), *recipes.lists()],

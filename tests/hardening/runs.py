@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
-from fakes.medical import write_pairs, write_pairs_of_volumes
+from fakes.medical import write_pairs
 from fakes.moving_targets import write_otb
 
 from statefield.cli.main import main
@@ -34,14 +34,6 @@ def pictures(home: Path) -> Path:
     return home / "run"
 
 
-def volumes(home: Path) -> Path:
-    """A segmentation of volumes."""
-    recipe = home / "recipe.yaml"
-    recipe.write_text(f"run: {home / 'run'}\ndata: {{root: {write_pairs_of_volumes(home / 'data')}}}\n")
-    train(f"medical train {MEDICAL} {SHORT} --config", recipe)
-    return home / "run"
-
-
 def single_object(home: Path) -> Path:
     """A tracker of one object."""
     root = write_otb(home / "otb", {"a": 1, "b": 2, "c": 3}, 4)
@@ -61,6 +53,5 @@ def write_scene(folder: Path) -> Path:
 
 RUNS: dict[str, Callable[[Path], Path]] = {
     "pictures": pictures,
-    "volumes": volumes,
-    "single_object": single_object,
+    "sot": single_object,
 }

@@ -21,6 +21,7 @@ from typing import BinaryIO
 import numpy as np
 
 from statefield.datasets.events.stream import DEFAULT_CHUNK, Events, joined, made, no_events, regrouped, within_memory
+from statefield.datasets.readers.digits import whole_number
 from statefield.datasets.readers.limits import memory_limit_bytes, require_memory
 from statefield.errors import DataError
 
@@ -142,8 +143,10 @@ def _event_stream(path: Path, described: str) -> tuple[int, int, int]:
         body = match[2]
         if re.search(r'key="typeIdentifier"[^>]*>\s*EVTS\s*<', body):
             sizes = [re.search(rf'key="size{axis}"[^>]*>\s*(\d+)\s*<', body) for axis in "XY"]
-            width, height = (int(size[1]) if size and int(size[1]) < 2**15 else 0 for size in sizes)
-            return int(match[1]), width, height
+            told = [whole_number(size[1]) or 0 if size else 0 for size in sizes]
+            width, height = (side if side < 2**15 else 0 for side in told)
+            number = whole_number(match[1])
+            return -1 if number is None else number, width, height
     raise DataError(f"{path}: it tells of no stream of events (EVTS), only of others such as frames.")
 
 

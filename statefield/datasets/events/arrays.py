@@ -13,7 +13,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from statefield.datasets.events.stream import DEFAULT_CHUNK, Events, joined, made, within_memory
+from statefield.datasets.events.stream import BYTES_PER_EVENT, DEFAULT_CHUNK, Events, joined, made, within_memory
+from statefield.datasets.readers.digits import whole_number
 from statefield.datasets.readers.hdf5 import opened
 from statefield.datasets.readers.limits import require_memory
 from statefield.datasets.readers.npz import read_array
@@ -110,6 +111,9 @@ def read_arrays(path: Path, columns: str | None = None) -> Events:
 
 def read_hdf5(path: Path) -> Events:
     """All events of an HDF5 file; see `hdf5_chunks`."""
+    with opened(path) as file:  # a few hundred bytes can claim any length, of which nothing is stored
+        _, count = _event_arrays(path, file)
+        require_memory(path, BYTES_PER_EVENT * count, f"{count} events")
     return joined(within_memory(path, hdf5_chunks(path)))
 
 
@@ -122,26 +126,32 @@ def hdf5_chunks(path: Path, events_per_chunk: int = DEFAULT_CHUNK) -> Iterator[E
     """
     with opened(path) as file:
         width, height = _hdf5_size(file)
-        if "CD" in file and isinstance(file["CD"], h5py.Group) and "events" in file["CD"]:
-            table = _own(path, file, "CD/events")
-            names = table.dtype.names or ()
-            if not {"x", "y", "p", "t"} <= set(names):
-                raise DataError(
-                    f"{path}: CD/events has the fields {', '.join(names) or 'none'}; x, y, p, t are needed."
-                )
-            for start in range(0, max(1, len(table)), events_per_chunk):
-                part = table[start : start + events_per_chunk]
+        arrays, count = _event_arrays(path, file)
+        if isinstance(arrays, h5py.Dataset):
+            for start in range(0, max(1, count), events_per_chunk):
+                part = arrays[start : start + events_per_chunk]
                 yield made(part["t"], part["x"], part["y"], part["p"], width, height, path, start)
             return
-        group = "events/" if "events" in file and isinstance(file["events"], h5py.Group) else ""
-        arrays = {key: _own(path, file, f"{group}{key}") for key in _COLUMNS}
-        lengths = {key: array.shape for key, array in arrays.items()}
-        if len(set(lengths.values())) > 1 or len(arrays["t"].shape) != 1:
-            raise DataError(f"{path}: {group}t, x, y and p are of shapes {lengths}; one length is needed.")
         offset = _offset(path, file)
-        for start in range(0, max(1, len(arrays["t"])), events_per_chunk):
+        for start in range(0, max(1, count), events_per_chunk):
             t, x, y, p = (arrays[key][start : start + events_per_chunk] for key in _COLUMNS)
             yield made(t.astype(np.int64) + offset, x, y, p, width, height, path, start)
+
+
+def _event_arrays(path: Path, file: h5py.File) -> tuple[h5py.Dataset | dict[str, h5py.Dataset], int]:
+    """Prophesee's table, or the four arrays of DSEC's layout by their letters; and how many events there are."""
+    if "CD" in file and isinstance(file["CD"], h5py.Group) and "events" in file["CD"]:
+        table = _own(path, file, "CD/events")
+        names = table.dtype.names or ()
+        if not {"x", "y", "p", "t"} <= set(names):
+            raise DataError(f"{path}: CD/events has the fields {', '.join(names) or 'none'}; x, y, p, t are needed.")
+        return table, len(table)
+    group = "events/" if "events" in file and isinstance(file["events"], h5py.Group) else ""
+    arrays = {key: _own(path, file, f"{group}{key}") for key in _COLUMNS}
+    lengths = {key: array.shape for key, array in arrays.items()}
+    if len(set(lengths.values())) > 1 or len(arrays["t"].shape) != 1:
+        raise DataError(f"{path}: {group}t, x, y and p are of shapes {lengths}; one length is needed.")
+    return arrays, len(arrays["t"])
 
 
 def _order(columns: str | None, path: Path) -> str:
@@ -281,9 +291,9 @@ def _hdf5_size(file: h5py.File) -> tuple[int, int]:
     width, height = file.attrs.get("width", 0), file.attrs.get("height", 0)
     geometry = file.attrs.get("geometry", "")
     text = geometry.decode() if isinstance(geometry, bytes) else str(geometry)
-    parts = text.split("x")
-    if len(parts) == 2 and all(part.isdigit() for part in parts):
-        width, height = int(parts[0]), int(parts[1])
+    sides = [whole_number(part) for part in text.split("x")]
+    if len(sides) == 2 and None not in sides:
+        width, height = sides
     sizes = [
         int(value) if isinstance(value, (int, np.integer)) and 0 < value < 2**16 else 0 for value in (width, height)
     ]

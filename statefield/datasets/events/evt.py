@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from statefield.datasets.events.stream import DEFAULT_CHUNK, Events, joined, made, regrouped, within_memory
+from statefield.datasets.readers.digits import whole_number
 from statefield.errors import DataError
 
 _MOST_HEADER_BYTES = 2**20
@@ -51,7 +52,7 @@ def read_header(path: Path) -> RawHeader:
     offset = 0
     with path.open("rb") as file:
         # words begin after "% end", or in older files where a line no longer begins as those of the header do
-        for line in file:
+        while line := file.readline(_MOST_HEADER_BYTES):
             if offset > _MOST_HEADER_BYTES or not line.startswith(b"% ") or not line.isascii():
                 break
             offset += len(line)
@@ -71,7 +72,8 @@ def read_header(path: Path) -> RawHeader:
     geometry = re.match(r"(\d+)x(\d+)", fields.get("geometry", ""))
     width = geometry[1] if geometry else described.get("width", fields.get("width", "0"))
     height = geometry[2] if geometry else described.get("height", fields.get("height", "0"))
-    size = tuple(int(text) if text.isdigit() and int(text) < 2**16 else 0 for text in (width, height))
+    told = (whole_number(width) or 0, whole_number(height) or 0)
+    size = tuple(side if side < 2**16 else 0 for side in told)
     if not all(size) and fields.get("plugin_name") == "hal_plugin_gen3_fx3":
         size = (640, 480)  # the Gen3 VGA sensor, whose older files do not tell
     return RawHeader(version, size[0], size[1], offset, fields)

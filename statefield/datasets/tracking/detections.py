@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from statefield.datasets.readers.digits import whole_number
 from statefield.datasets.readers.limits import require_memory
 from statefield.datasets.tracking.bad_rows import BadRows
 from statefield.datasets.tracking.coco_json import is_finite, is_key
 from statefield.datasets.tracking.multi_object import read_sequence_info
-from statefield.datasets.tracking.number_rows import whole_number
 from statefield.datasets.tracking.number_table import read_number_table
 from statefield.errors import ConfigError, DataError, DatasetLayoutError
 from statefield.files import require_file_name

@@ -22,7 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from statefield.datasets.tracking.number_rows import text_lines, whole_number
+from statefield.datasets.readers.digits import whole_number
+from statefield.datasets.tracking.number_rows import text_lines
 from statefield.errors import ConfigError, DataError, DatasetLayoutError
 
 Benchmark = Literal["MOT15", "MOT16", "MOT17", "MOT20", "DanceTrack", "SportsMOT", "KITTI", "plain"]

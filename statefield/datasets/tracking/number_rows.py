@@ -81,11 +81,6 @@ def read_flags(path: str | os.PathLike[str], what: str) -> NDArray[np.float64]:
     return np.array([float(cell) for _, cell in cells])
 
 
-def whole_number(text: str) -> int | None:
-    """The number of one to nine decimal digits, or None: `int` also takes "1_0", and refuses 5,000 digits."""
-    return int(text) if 0 < len(text) <= 9 and text.isascii() and text.isdigit() else None
-
-
 def _is_number(cell: str) -> bool:
     try:
         float(cell)

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from statefield.datasets.tracking.number_rows import read_flags, read_rows, text_lines, whole_number
+from statefield.datasets.readers.digits import whole_number
+from statefield.datasets.tracking.number_rows import read_flags, read_rows, text_lines
 from statefield.errors import DataError, DatasetLayoutError
 
 BOX = "a box: x, y, width, height"

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from statefield.datasets.readers import image as image_reader
+from statefield.datasets.readers.digits import whole_number
 from statefield.datasets.readers.limits import require_memory
-from statefield.datasets.tracking.number_rows import read_flags, text_lines, whole_number
+from statefield.datasets.tracking.number_rows import read_flags, text_lines
 from statefield.datasets.tracking.regions import Region, Special, bounding_box, read_regions, region_of
 from statefield.datasets.tracking.single_object import ObjectSequence
 from statefield.datasets.tracking.single_object_results import TrackerResults

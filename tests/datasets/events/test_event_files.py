@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from fakes.events import event_packet, write_aedat4
 
 from statefield.datasets.events import Events, event_chunks, read_events
 from statefield.datasets.events.arrays import read_arrays, read_text
@@ -159,59 +160,13 @@ def test_files_larger_than_the_memory_limit_are_refused_and_read_in_chunks(tmp_p
     assert sum(len(part) for part in event_chunks(path, 100)) == 1000
 
 
-def _table(fields):
-    """A flatbuffer of one table: field -> (struct format, value) or bytes (a vector with its count before it)."""
-    count = max(fields) + 1
-    vtable_size = 4 + 2 * count
-    body, places, tails = b"", [0] * count, []
-    for number, value in sorted(fields.items()):
-        places[number] = 4 + len(body)
-        if isinstance(value, bytes):
-            tails.append((len(body), value))
-            body += b"\0\0\0\0"
-        else:
-            body += struct.pack(*value)
-    start = 4 + vtable_size
-    table = bytearray(struct.pack("<i", vtable_size) + body)
-    tail = b""
-    for place, value in tails:
-        at = start + len(table) + len(tail)
-        struct.pack_into("<I", table, 4 + place, at - (start + 4 + place))
-        tail += value
-    vtable = struct.pack(f"<HH{count}H", vtable_size, len(table), *places)
-    return struct.pack("<I", start) + vtable + bytes(table) + tail
-
-
-def _packet(t, x, y, p):
-    structs = b"".join(struct.pack("<qhhBxxx", *event) for event in zip(t, x, y, p, strict=True))
-    content = _table({0: struct.pack("<I", len(t)) + structs})
-    return struct.pack("<I", len(content)) + content
-
-
-def _aedat4(path, packets, compression=0, squeeze=lambda content: content):
-    info = (
-        b'<dv version="2.0"><node name="outInfo" path="/mainloop/Recorder/outInfo/">'
-        b'<node name="0" path="/0/"><attr key="typeIdentifier" type="string">FRME</attr></node>'
-        b'<node name="1" path="/1/"><attr key="compression" type="string">NONE</attr>'
-        b'<attr key="typeIdentifier" type="string">EVTS</attr><node name="info" path="/1/info/">'
-        b'<attr key="sizeX" type="int">640</attr><attr key="sizeY" type="int">480</attr></node></node></node></dv>'
-    )
-    header = _table({0: ("<i", compression), 1: ("<q", -1), 2: struct.pack("<I", len(info)) + info})
-    content = b"#!AER-DAT4.0\r\n" + struct.pack("<I", len(header)) + header
-    for stream, packet in packets:
-        squeezed = squeeze(packet)
-        content += struct.pack("<ii", stream, len(squeezed)) + squeezed
-    path.write_bytes(content)
-    return path
-
-
 def _two_packets():
     cut = [part.tolist() for array in (T, X, Y, P) for part in (array[:2], array[2:])]
-    return [(0, b"a frame"), (1, _packet(*cut[0::2])), (0, b""), (1, _packet(*cut[1::2]))]
+    return [(0, b"a frame"), (1, event_packet(*cut[0::2])), (0, b""), (1, event_packet(*cut[1::2]))]
 
 
 def test_aedat4_without_compression(tmp_path):
-    path = _aedat4(tmp_path / "a.aedat4", _two_packets())
+    path = write_aedat4(tmp_path / "a.aedat4", _two_packets())
     events = read_events(path)
     assert _equal(events)
     assert events.size == (640, 480)
@@ -223,20 +178,20 @@ def test_aedat4_with_compression_or_the_name_of_what_is_missing(tmp_path, number
     try:
         module = pytest.importorskip("lz4.frame" if package == "lz4" else package)
         squeeze = module.compress if package == "lz4" else module.ZstdCompressor().compress
-        path = _aedat4(tmp_path / "a.aedat4", _two_packets()[1::2], number, squeeze)
+        path = write_aedat4(tmp_path / "a.aedat4", _two_packets()[1::2], number, squeeze)
         assert _equal(read_events(path))
         damaged = path.read_bytes()
         path.write_bytes(damaged[:-4] + b"\xff\xff\xff\xff")
         with pytest.raises(DataError, match="cannot be unpacked"):
             read_events(path)
     except pytest.skip.Exception:
-        path = _aedat4(tmp_path / "a.aedat4", _two_packets(), number)
+        path = write_aedat4(tmp_path / "a.aedat4", _two_packets(), number)
         with pytest.raises(DataError, match=f"pip install {package}"):
             read_events(path)
 
 
 def test_broken_aedat4_files_are_named(tmp_path):
-    path = _aedat4(tmp_path / "a.aedat4", _two_packets())
+    path = write_aedat4(tmp_path / "a.aedat4", _two_packets())
     whole = path.read_bytes()
     for content, said in (
         (b"#!AER-DAT3.1\r\n", "no AEDAT 4 file"),
@@ -251,9 +206,9 @@ def test_broken_aedat4_files_are_named(tmp_path):
     packet = bytearray(_two_packets()[1][1])
     packet[4:8] = struct.pack("<I", 10**6)
     with pytest.raises(DataError, match="points outside of itself"):
-        read_events(_aedat4(path, [(1, bytes(packet))]))
+        read_events(write_aedat4(path, [(1, bytes(packet))]))
     with pytest.raises(DataError, match="number 9"):
-        read_events(_aedat4(path, [], compression=9))
+        read_events(write_aedat4(path, [], compression=9))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from statefield.datasets.readers.digits import whole_number
 from statefield.datasets.tracking.bad_rows import BadRows
 from statefield.datasets.tracking.mot_text import read_mot_ground_truth
 from statefield.datasets.tracking.multi_object import open_ground_truth, read_sequence_info
@@ -105,8 +106,8 @@ def _image_size(ground_truth: Path) -> tuple[int, int] | None:
     if not info.is_file():
         return None
     section = read_sequence_info(info)
-    sides = section.get("imwidth", ""), section.get("imheight", "")
-    return (int(sides[0]), int(sides[1])) if all(side.isdigit() for side in sides) else None
+    width, height = whole_number(section.get("imwidth", "")), whole_number(section.get("imheight", ""))
+    return None if width is None or height is None else (width, height)
 
 
 class WindowItem(TypedDict):
