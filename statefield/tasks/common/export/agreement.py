@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -49,13 +50,19 @@ class Agreement:
 
 
 def compare(
-    subject: Subject, path: Path, *, any_batch: bool = True, any_size: bool = False, timed: bool = True
+    subject: Subject,
+    path: Path,
+    *,
+    any_batch: bool = True,
+    least: Mapping[str, Mapping[int, int]] | None = None,
+    timed: bool = True,
 ) -> Agreement:
     """Run `path` beside the net.
 
     Args:
         any_batch: also with one input at once and with one more than the example has.
-        any_size: also with inputs of other sizes, larger and smaller, of sides that nothing divides.
+        least: for each input, its axes of any size and their smallest sides; these are tried with other sizes too,
+            larger and smaller, that nothing divides.
 
     Raises:
         ExportError: the file cannot be loaded, or not be run with what the net can.
@@ -64,9 +71,9 @@ def compare(
     given = len(next(iter(subject.inputs.values())))
     batches = tuple(sorted({1, given, given + 1})) if any_batch else (given,)
     worst = 0.0
-    stretches = ((1.0, 1.0), *(_STRETCHES if any_size else ()))
+    stretches = ((1.0, 1.0), *(_STRETCHES if least else ()))
     for seed, (batch, stretch) in enumerate(itertools.product(batches, stretches)):
-        inputs = random_inputs(subject, batch, seed, stretch)
+        inputs = random_inputs(subject, batch, seed, stretch, least or {})
         wanted = _net(subject, inputs)
         try:
             found = run(inputs)
@@ -115,17 +122,25 @@ def load(path: Path, names: Sequence[str]) -> Callable[[Sequence[Tensor]], list[
     return run_onnx
 
 
-def random_inputs(subject: Subject, batch: int, seed: int, stretch: Sequence[float] = (1.0,)) -> list[Tensor]:
+def random_inputs(
+    subject: Subject,
+    batch: int,
+    seed: int,
+    stretch: Sequence[float] = (1.0,),
+    least: Mapping[str, Mapping[int, int]] = MappingProxyType({}),
+) -> list[Tensor]:
     """Inputs of the example's shapes with another batch: normal floats; integers are the example's, repeated.
 
-    stretch: how many times as long the spatial axes are, one after the other, and from the first again.
+    Args:
+        least: for each input, the axes that may have any size and their smallest sides.
+        stretch: how many times as long these are, one after the other, and from the first again.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = []
     for name, example in subject.inputs.items():
         shape = [batch, *example.shape[1:]]
-        for axis, factor in zip(subject.spatial.get(name, ()), itertools.cycle(stretch), strict=False):
-            shape[axis] = max(1, round(factor * shape[axis]))
+        for (axis, side), factor in zip(least.get(name, {}).items(), itertools.cycle(stretch), strict=False):
+            shape[axis] = max(side, round(factor * shape[axis]))
         if example.is_floating_point():
             drawn.append(torch.randn(shape, generator=generator))
         else:

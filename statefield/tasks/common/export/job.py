@@ -12,7 +12,7 @@ from statefield.errors import ExportError
 from statefield.files import atomic_path
 from statefield.tasks.common.export.agreement import TOLERANCE, Agreement, compare
 from statefield.tasks.common.export.files import require_packages, write
-from statefield.tasks.common.export.program import program_of
+from statefield.tasks.common.export.program import least_sizes, program_of
 from statefield.tasks.common.export.subject import Subject
 
 __all__ = ["Exported", "export"]
@@ -61,16 +61,16 @@ def export(
     # ONNX puts the operators in later, each form traced once. Not with free sizes: a form may need how they relate.
     program = program_of(subject, any_batch=any_batch, any_size=any_size, whole=path.suffix == ".onnx" and not any_size)
     inputs = {name: ["any" if any_batch else len(x), *x.shape[1:]] for name, x in subject.inputs.items()}
-    if any_size:
-        for name, axes in subject.spatial.items():
-            for axis in axes:
-                inputs[name][axis] = "any"
+    least = least_sizes(subject, program) if any_size else {}
+    for name, axes in least.items():
+        for axis, side in axes.items():
+            inputs[name][axis] = f">= {side}"
     about = {**subject.about, "inputs": json.dumps(inputs), "outputs": json.dumps(subject.outputs)}
     with atomic_path(path) as partial:
         announce(f"writing {path.name}")
         nodes = write(program, subject, partial, about)
         announce(f"comparing {path.name} with the net")
-        agreement = compare(subject, partial, any_batch=any_batch, any_size=any_size, timed=timed)
+        agreement = compare(subject, partial, any_batch=any_batch, least=least, timed=timed)
         if not agreement.passed:
             raise ExportError(
                 f"the file of {subject.name} differs from the net by {agreement.difference:.1e}, and {TOLERANCE:.0e} "

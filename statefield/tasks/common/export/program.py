@@ -16,12 +16,14 @@ from statefield.kernels.standard_forms import decompositions
 from statefield.tasks.common.export.quiet import quietly
 from statefield.tasks.common.export.subject import Subject
 
-__all__ = ["LARGEST_BATCH", "program_of"]
+__all__ = ["LARGEST_BATCH", "least_sizes", "program_of"]
 
 LARGEST_BATCH = 4096
 _ROUTES = "statefield.route_orders.default"
-# Their standard forms are written out for one number of tokens.
-_ONE_LENGTH = ("selective_scan", "routed_scan", "structure_aware_scan")
+_ENDLESS = 2**20  # a side that may be longer than this may be as long as one likes
+# Whose forms hold for sizes that are not known. Of the others, those of the scans are written out for one number of
+# tokens; those of ssd, mlstm and wkv divide it by the length of their chunks, which no file of ours got right.
+_ANY_SIZE = ("causal_conv1d", "deformable_conv", "hsm_ssd", "non_causal_ssd", "state_fusion")
 
 
 def program_of(
@@ -56,6 +58,7 @@ def program_of(
         ) from error
     if any_size:
         _require_free_sizes(subject, program)
+        least_sizes(subject, program)
     _hold_routes(program)
     if whole:
         return program
@@ -85,13 +88,14 @@ def _require_free_sizes(subject: Subject, program: ExportedProgram) -> None:
 
     Said here: the decomposition would find it too, but minutes later.
     """
-    for node in program.graph.nodes:
-        operator = str(node.target).removeprefix("statefield.").removesuffix(".default")
-        if str(node.target).startswith("statefield.") and operator in _ONE_LENGTH:
-            raise ExportError(
-                f"{subject.name} cannot be exported for any size: the standard form of its operator {operator} is "
-                "written out for one number of tokens. Leave --any-size out, and give the size with --size."
-            )
+    targets = {str(node.target) for node in program.graph.nodes}
+    operators = {target.split(".")[1] for target in targets if target.startswith("statefield.")}
+    bound = sorted(operators - {*_ANY_SIZE, "route_orders"})
+    if bound:
+        raise ExportError(
+            f"{subject.name} cannot be exported for any size: the standard form of its operator {', '.join(bound)} is "
+            "for one number of tokens. Leave --any-size out, and give the size with --size."
+        )
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     for name, given in zip(subject.inputs, program.graph_signature.user_inputs, strict=True):
         shape = nodes[str(given)].meta["val"].shape
@@ -101,6 +105,31 @@ def _require_free_sizes(subject: Subject, program: ExportedProgram) -> None:
                 f"{subject.name} cannot be exported for any size: its own code is bound to {list(shape)} of {name}. "
                 "Leave --any-size out, and give the size with --size."
             )
+
+
+def least_sizes(subject: Subject, program: ExportedProgram) -> dict[str, dict[int, int]]:
+    """For each input, its axes of any size and the smallest side that the program holds for.
+
+    Torch reasons with the sizes of the example: what had more than one pixel there is taken to have it always.
+
+    Raises:
+        ExportError: the program does not hold for larger sides, since a map of the example has a single pixel.
+    """
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    least: dict[str, dict[int, int]] = {}
+    for name, given in zip(subject.inputs, program.graph_signature.user_inputs, strict=True):
+        shape = nodes[str(given)].meta["val"].shape
+        for axis in subject.spatial.get(name, ()):
+            bounds = program.range_constraints[shape[axis].node.expr]
+            if bounds.upper < _ENDLESS:
+                raise ExportError(
+                    f"{subject.name} cannot be exported for any size from an example of "
+                    f"{list(subject.inputs[name].shape)}: a map inside has a single pixel there, and the file would "
+                    f"hold for sides up to {bounds.upper} alone. Give a larger example, twice as large or more, with "
+                    "--size."
+                )
+            least.setdefault(name, {})[axis] = int(bounds.lower)
+    return least
 
 
 def _hold_routes(program: ExportedProgram) -> None:
