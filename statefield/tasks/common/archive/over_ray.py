@@ -6,6 +6,7 @@ is not done again. An error of ours is the job's own, recorded by the worker, an
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import socket
@@ -21,7 +22,9 @@ from statefield.tasks.common.archive.attempt import Outcome, attempt, given_up
 from statefield.tasks.common.archive.jobs import Do, Job, Pool, Work
 from statefield.tasks.common.archive.ledger import Ledger, as_json
 
+_LOG = logging.getLogger(__name__)
 _STORE_BYTES = 80 << 20  # Ray's smallest: jobs and records are all that is sent
+_STARTS = 3
 _QUEUE = 2  # submitted jobs for each worker: one at work and one behind it
 
 
@@ -152,22 +155,40 @@ def _cluster(ray: Any, pool: Pool) -> Iterator[None]:
     assert pool.workers is not None
     place = tempfile.mkdtemp(prefix="statefield-ray-")  # short: there are sockets in it
     try:
-        with _loopback(ray):
-            ray.init(
-                address="local",
-                num_cpus=pool.workers * pool.cpus_per_worker,
-                include_dashboard=False,
-                object_store_memory=_STORE_BYTES,
-                configure_logging=False,
-                log_to_driver=False,
-                _temp_dir=place,
-            )
+        _start(ray, pool.workers * pool.cpus_per_worker, place)
         try:
             yield
         finally:
             ray.shutdown()
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _start(ray: Any, num_cpus: int, place: str) -> None:
+    """Start a cluster on this machine; again where its processes take longer than the 30 s that Ray gives them."""
+    for left in reversed(range(_STARTS)):
+        try:
+            with _loopback(ray):
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    object_store_memory=_STORE_BYTES,
+                    configure_logging=False,
+                    log_to_driver=False,
+                    _temp_dir=place,
+                )
+            return
+        except Exception as error:  # Ray raises no class of its own
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise
+            _LOG.warning("Ray did not start in its time: %s", error)
+            if not left:
+                raise ConfigError(
+                    f"Ray did not start on this machine in {_STARTS} attempts of 30 s ({error}). Try again when the "
+                    "machine is less busy, or without --workers: this process then does one job after the other."
+                ) from error
 
 
 @contextmanager
