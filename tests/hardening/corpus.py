@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hardening import checkpoints, events, images, json_files, recipes, run_folders, tracks
+from hardening import checkpoints, cubes, events, images, json_files, recipes, run_folders, tracks
 from hardening.case import Case
 
 GROUPS: dict[str, list[Case]] = {
@@ -12,6 +12,7 @@ GROUPS: dict[str, list[Case]] = {
     "json": [*json_files.detection_scores(), *json_files.linked_detections(), *json_files.regions()],
     "checkpoints": [*checkpoints.converted(), *checkpoints.in_runs()],
     "events": [*events.recordings(), *events.environment()],
+    "cubes": cubes.cubes(),
     "rasters": run_folders.rasters(),
     "runs": run_folders.runs(),
     "recipes": [*recipes.recipes(), *recipes.environment(), *recipes.lists()],

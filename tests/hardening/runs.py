@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from fakes.medical import write_pairs
 from fakes.moving_targets import write_otb
 
 from statefield.cli.main import main
+from statefield.datasets.hyperspectral import Scene
+from statefield.datasets.sample import DatasetInfo
+from statefield.tasks.remote_sensing.hyperspectral.comparison import compare
 
 SHORT = "--trainer.accelerator cpu --trainer.threads 1 --trainer.fast_dev_run true"
 MEDICAL = "--data.patch_size [16,16] --data.batch_size 2 --model.encoder test_resnet --model.detail_channels 4"
@@ -41,17 +43,22 @@ def single_object(home: Path) -> Path:
     return home / "run"
 
 
-def write_scene(folder: Path) -> Path:
-    """A scene of 40 x 40 pixels and 6 bands under the names of Pavia University."""
+def scene(home: Path) -> Path:
+    """A classifier of pixels of 6 bands in three classes."""
+    from rasterio.transform import Affine
+
     rng = np.random.default_rng(0)
-    labels = np.kron(rng.integers(0, 10, (10, 10)), np.ones((4, 4))).astype(np.uint8)
-    folder.mkdir(parents=True, exist_ok=True)
-    scipy.io.savemat(folder / "PaviaU.mat", {"paviaU": rng.normal(size=(40, 40, 6))})
-    scipy.io.savemat(folder / "PaviaU_gt.mat", {"paviaU_gt": labels})
-    return folder
+    labels = np.kron(rng.permuted(np.tile([0, 1, 2], 12)).reshape(6, 6), np.ones((8, 8))).astype(np.int64)
+    cube = (np.moveaxis(rng.normal(size=(3, 6))[labels], -1, 0) + rng.normal(size=(6, 48, 48))).astype(np.float32)
+    meta = {"case": "fields", "path": "fields", "spacing": (1.0, 1.0), "spacing_known": False}
+    meta |= {"affine": None, "file": None, "crs": None, "transform": tuple(Affine.identity())[:6]}
+    info = DatasetInfo(("a", "b", "c"), tuple(map(str, range(6))), 2)
+    compare(Scene(cube, labels, info, meta), contenders=("svm",), splits=("blocks",), seeds=(0,), folder=home / "run")
+    return home / "run"
 
 
 RUNS: dict[str, Callable[[Path], Path]] = {
     "pictures": pictures,
     "sot": single_object,
+    "scene": scene,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def _finite(values: np.ndarray) -> np.ndarray:
 def _read_array(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TokenError, TypeError) as error:
         raise DataError(f"{path}: this is no array that can be read ({error}). Copy or save it again.") from error
     if array.ndim != 3 or array.dtype.kind not in "biuf" or not array.size:
         raise DataError(

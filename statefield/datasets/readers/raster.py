@@ -24,6 +24,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from statefield.datasets.readers.digits import whole_number
 from statefield.datasets.readers.limits import require_memory
 from statefield.datasets.sample import Meta
 from statefield.errors import ConfigError, DataError
@@ -96,6 +97,8 @@ def opened(
                 dataset = rasterio.open(path, driver=driver)
             with dataset:
                 _require_sane(path, dataset)
+                if driver == "ENVI":
+                    _require_whole_envi(Path(path), dataset)
                 yield dataset
     except RasterioError as error:
         raise DataError(
@@ -254,3 +257,22 @@ def _require_sane(path: str | os.PathLike[str], dataset: DatasetReader) -> None:
     for kind, (rows, columns) in zip(dataset.dtypes, dataset.block_shapes, strict=True):
         size = 16 if "complex" in kind else np.dtype(kind).itemsize
         require_memory(path, together * rows * columns * size, f"blocks of {rows} x {columns} pixels")
+
+
+def _require_whole_envi(path: Path, dataset: DatasetReader) -> None:
+    """GDAL reads zeros beyond the end of an ENVI file, and takes an interleave that it does not know for bsq."""
+    header = dataset.tags(ns="ENVI")
+    interleave = header.get("interleave", "bsq")
+    if interleave.lower() not in ("bsq", "bil", "bip"):
+        raise DataError(f"{path}: its header says interleave = {interleave[:40]}; bsq, bil or bip is needed.")
+    if header.get("file_compression", "0") != "0":
+        return  # packed, and what is cut off cannot be unpacked
+    values = sum(np.dtype(kind.replace("complex_int16", "int32")).itemsize for kind in dataset.dtypes)
+    offset = whole_number(header.get("header_offset", "0"))
+    claimed = None if offset is None else offset + values * dataset.width * dataset.height
+    if claimed is None or path.stat().st_size < claimed:
+        wanted = "a header offset that is no number" if claimed is None else f"{claimed} bytes"
+        raise DataError(
+            f"{path}: its header claims {wanted}, and the file has {path.stat().st_size}. It is cut off, or the header "
+            "is another file's: copy both again."
+        )
