@@ -8,7 +8,6 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from statefield.errors import DataError, StatefieldError
 from statefield.files import remove_partials
@@ -16,15 +15,10 @@ from statefield.tasks.common.archive.jobs import Do, Job
 from statefield.tasks.common.archive.ledger import InputState, Ledger, Output, Record
 
 
-class Outcome(NamedTuple):
-    """The record of a job, and whether this run did it (or an attempt before had finished it)."""
+def attempt(job: Job, ledger: Ledger, do: Do, *, most_attempts: int | None = None) -> Record:
+    """Do a job unless its record says that it is done, as it may of an attempt whose word was lost; give its record.
 
-    record: Record
-    is_new: bool
-
-
-def attempt(job: Job, ledger: Ledger, do: Do, *, most_attempts: int | None = None) -> Outcome:
-    """Do a job unless its record says that it is done; an error that is the job's own is recorded, not raised.
+    An error that is the job's own is recorded, not raised.
 
     Args:
         most_attempts: a job that was begun so often, and each time without an end, is given up: it kills its worker.
@@ -34,11 +28,11 @@ def attempt(job: Job, ledger: Ledger, do: Do, *, most_attempts: int | None = Non
     with ledger.claimed(job.name):
         found = ledger.record(job.name)
         if found is not None and ledger.is_done(found, job):
-            return Outcome(found, False)
+            return found
         number = 0 if found is None else found.attempts
         was_killed = found is not None and found.status == "begun"
         if was_killed and most_attempts is not None and number >= most_attempts:
-            return Outcome(given_up(job, ledger, "each attempt ended with its worker"), True)
+            return given_up(job, ledger, "each attempt ended with its worker")
         if was_killed:
             for path in job.outputs:
                 remove_partials(path)
@@ -56,7 +50,7 @@ def attempt(job: Job, ledger: Ledger, do: Do, *, most_attempts: int | None = Non
             record = replace(begun, status="done", inputs=inputs, outputs=outputs, notes=notes)
         record = replace(record, seconds=round(time.perf_counter() - start, 3))
         ledger.write(record)
-        return Outcome(record, True)
+        return record
 
 
 def _require_inputs(inputs: Sequence[InputState]) -> None:
@@ -69,8 +63,10 @@ def _require_inputs(inputs: Sequence[InputState]) -> None:
 
 
 def given_up(job: Job, ledger: Ledger, why: str) -> Record:
-    """Record as failed a job that nobody could end."""
+    """Record as failed a job that nobody could end, unless its record tells an end; whoever calls has claimed it."""
     found = ledger.record(job.name)
+    if found is not None and (found.status == "failed" or ledger.is_done(found, job)):
+        return found
     number, worker = (0, "") if found is None else (found.attempts, found.worker)
     error = DataError(
         f"{job.name}: begun {number} times, and given up ({why}). Too little memory is the usual cause: give workers "

@@ -147,6 +147,12 @@ class Ledger:
         self._records.mkdir(parents=True)
         write_json(path, {**wanted, "replaces": overwrite})
 
+    def settle(self) -> None:
+        """Every job has a record now: what has none is not this archive's, and is replaced no longer."""
+        head = self.head
+        if head["replaces"]:
+            write_json(self.root / "head.json", {**head, "replaces": False})
+
     def record(self, name: str) -> Record | None:
         """The record of a job; None where there is none. One that cannot be read is logged, and taken for begun."""
         path = self._path(name)

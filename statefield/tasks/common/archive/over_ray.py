@@ -18,9 +18,9 @@ from typing import Any
 
 import statefield
 from statefield.errors import ConfigError, StatefieldError
-from statefield.tasks.common.archive.attempt import Outcome, attempt, given_up
+from statefield.tasks.common.archive.attempt import attempt, given_up
 from statefield.tasks.common.archive.jobs import Do, Job, Pool, Work
-from statefield.tasks.common.archive.ledger import Ledger, as_json
+from statefield.tasks.common.archive.ledger import Ledger, Record, as_json
 
 _LOG = logging.getLogger(__name__)
 _STORE_BYTES = 80 << 20  # Ray's smallest: jobs and records are all that is sent
@@ -28,8 +28,8 @@ _STARTS = 3
 _QUEUE = 2  # submitted jobs for each worker: one at work and one behind it
 
 
-def over_ray(work: Work, jobs: Sequence[tuple[Job, int]], ledger: Ledger, pool: Pool) -> Iterator[Outcome]:
-    """Do `jobs`, given with the attempts that were made before, and yield each outcome as it comes.
+def over_ray(work: Work, jobs: Sequence[tuple[Job, int]], ledger: Ledger, pool: Pool) -> Iterator[Record]:
+    """Do `jobs`, given with the attempts that were made before, and yield their records as they come.
 
     Leaving the iteration early cancels what is under way.
 
@@ -57,7 +57,7 @@ def over_ray(work: Work, jobs: Sequence[tuple[Job, int]], ledger: Ledger, pool: 
                     return
                 finished, _ = ray.wait(list(under_way), num_returns=1)
                 for reference in finished:
-                    yield _outcome(ray, reference, under_way.pop(reference), ledger)
+                    yield _record_of(ray, reference, under_way.pop(reference), ledger)
         finally:
             for reference in under_way:
                 with suppress(ray.exceptions.RayError):
@@ -67,7 +67,7 @@ def over_ray(work: Work, jobs: Sequence[tuple[Job, int]], ledger: Ledger, pool: 
 _begun: dict[str, Do] = {}  # of this worker: its archive's folder -> what does a job
 
 
-def _in_worker(version: str, about: list[Any], job: Job, most_attempts: int) -> Outcome:
+def _in_worker(version: str, about: list[Any], job: Job, most_attempts: int) -> Record:
     """A job, in a process of Ray. `about` is a reference in a list: it is read after the version was compared."""
     if version != statefield.__version__:
         raise ConfigError(
@@ -93,9 +93,9 @@ def _in_worker(version: str, about: list[Any], job: Job, most_attempts: int) -> 
     return attempt(job, ledger, _begun[folder], most_attempts=most_attempts)
 
 
-def _outcome(ray: Any, reference: Any, job: Job, ledger: Ledger) -> Outcome:
+def _record_of(ray: Any, reference: Any, job: Job, ledger: Ledger) -> Record:
     try:
-        outcome: Outcome = ray.get(reference)
+        record: Record = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, StatefieldError):  # what one worker lacks all of them will
@@ -105,11 +105,8 @@ def _outcome(ray: Any, reference: Any, job: Job, ledger: Ledger) -> Outcome:
         raise
     except ray.exceptions.RayError as error:
         with ledger.claimed(job.name):
-            record = ledger.record(job.name)
-            if record is not None and ledger.is_done(record, job):
-                return Outcome(record, True)
-            return Outcome(given_up(job, ledger, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"), True)
-    return outcome
+            return given_up(job, ledger, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+    return record
 
 
 def _not_installed(error: BaseException) -> ConfigError:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import statefield
 from statefield.files import remove_partials, write_json, write_text
-from statefield.tasks.common.archive.attempt import Outcome, attempt
+from statefield.tasks.common.archive.attempt import attempt
 from statefield.tasks.common.archive.jobs import Job, Pool, Work, require_apart
 from statefield.tasks.common.archive.ledger import Ledger, Record
 
@@ -82,11 +82,9 @@ def run_archive(
         kept = set(found)
         if progress is not None:
             progress(len(found), len(jobs))
-        with closing(_outcomes(work, missing, ledger, pool, device)) as outcomes:
-            for record, is_new in outcomes:
+        with closing(_ended(work, missing, ledger, pool, device)) as ended:
+            for record in ended:
                 found[record.name] = record
-                if not is_new:
-                    kept.add(record.name)
                 if progress is not None:
                     progress(len(found), len(jobs))
         records = [found[job.name] for job in jobs]
@@ -98,12 +96,13 @@ def run_archive(
             table=ledger.folder / "archive.csv",
         )
         _summarise(result, records, ledger.folder, pool)
+        ledger.settle()
     return result
 
 
-def _outcomes(
+def _ended(
     work: Work, missing: Sequence[tuple[Job, int]], ledger: Ledger, pool: Pool | None, device: str
-) -> Generator[Outcome, None, None]:
+) -> Generator[Record, None, None]:
     if not missing:
         return
     if pool is not None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -15,6 +19,8 @@ import fakes.archive
 import pytest
 from fakes.archive import Squares, finished, square_jobs
 
+import statefield
+from statefield.errors import ConfigError
 from statefield.tasks.common.archive import Job, Ledger, Pool, run_archive
 
 pytest.importorskip("ray")
@@ -117,4 +123,111 @@ def test_two_workers_of_which_one_is_killed_make_every_output_once(tmp_path):
     loopback = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
     new = {address for address, _ in opened - before}
     assert new and new <= set(loopback)
-    assert not processes_of("statefield-ray-") and not list(Path("/tmp").glob("statefield-ray-*"))
+    assert not processes_of("statefield-ray-") and not list(Path(tempfile.gettempdir()).glob("statefield-ray-*"))
+
+
+@pytest.mark.slow
+def test_a_job_that_kills_every_worker_is_given_up_and_the_others_are_done(tmp_path):
+    jobs = square_jobs(tmp_path, 5)
+    log, out = tmp_path / "log", tmp_path / "out"
+    result = run_archive(Squares(str(log), poison="job2"), jobs, out, pool=Pool(workers=2, retries=1))
+    assert [one.name for one in result.failed] == ["job2"] and len(result.done) == 4
+    assert result.failed[0].attempts == 2 and "begun 2 times, and given up" in (result.failed[0].error or "")
+    assert sorted(finished(log)) == ["job0", "job1", "job3", "job4"]
+    again = run_archive(Squares(str(log)), jobs, out)
+    assert [one.name for one in again.done] == ["job2"] and again.done[0].attempts == 3
+
+
+@pytest.mark.slow
+def test_what_workers_lack_stops_the_run_with_one_paragraph(tmp_path, monkeypatch):
+    jobs, out = square_jobs(tmp_path, 3), tmp_path / "out"
+    with pytest.raises(ConfigError, match=r"a worker needs 2 CPUs and 0\.5 GPUs on one machine, and the cluster has"):
+        run_archive(Squares("log"), jobs, out, pool=Pool(workers=1, cpus_per_worker=2, gpus_per_worker=0.5))
+    with monkeypatch.context() as patch:
+        patch.setattr(statefield, "__version__", "99.0", raising=False)
+        with pytest.raises(ConfigError, match=r"is installed on .*, and 99\.0 where the command runs"):
+            run_archive(Squares("log"), jobs, tmp_path / "versions", pool=Pool(workers=1))
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", "")  # where these jobs' module is not
+        with pytest.raises(ConfigError, match=r"cannot import what it needs \(.*No module named 'fakes'"):
+            run_archive(Squares("log"), jobs, tmp_path / "modules", pool=Pool(workers=1))
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from fakes.archive import Squares
+from statefield.tasks.common.archive import Job, Pool, run_archive
+
+if __name__ == "__main__":
+    place, pool = Path(sys.argv[1]), Pool(workers=2)
+    inputs = sorted((place / "in").iterdir(), key=lambda path: int(path.stem))
+    jobs = [Job(f"job{one.stem}", (str(one),), (str(place / f"out/job{one.stem}.txt"),)) for one in inputs]
+    run_archive(Squares(str(place / "log"), waits=0.3), jobs, place / "out", pool=pool)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_command_that_was_ended_is_finished_by_the_next_one(tmp_path, how):
+    jobs, log, out = square_jobs(tmp_path, 20), tmp_path / "log", tmp_path / "out"
+    expected = {f"job{n}.txt": f"{(n + 2) ** 2}\n" for n in range(20) if n != 11}
+    (tmp_path / "in/11.txt").write_text("no number")
+    child = subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path)], stderr=subprocess.DEVNULL)
+    while child.poll() is None and len(finished(log)) < 5:
+        time.sleep(0.02)
+    assert child.poll() is None, "it ended before it could be killed"
+    child.send_signal(how)
+    assert child.wait(timeout=60) != 0
+    if how == signal.SIGINT:  # of a killed one, Ray's processes end within a minute
+        assert not processes_of("statefield-ray-")
+    ledger = Ledger(out)
+    done = {job.name for job in jobs if ledger.is_done(ledger.record(job.name), job)}
+    assert 4 <= len(done) < 19
+    result = run_archive(Squares(str(log)), jobs, out)
+    assert contents(out) == expected
+    assert {one.name for one in result.kept} >= done
+    assert [one.name for one in result.failed] == ["job11"]
+    times = Counter(finished(log))
+    assert set(times) == {name.removesuffix(".txt") for name in expected}
+    assert all(times[name] == 1 for name in done) and max(times.values()) <= 2
+    deadline = time.monotonic() + 120
+    while (left := processes_of("statefield-ray-")) and time.monotonic() < deadline:
+        time.sleep(1)
+    assert not left
+    for place in Path(tempfile.gettempdir()).glob("statefield-ray-*"):
+        shutil.rmtree(place)  # of the killed one
+
+
+@pytest.mark.slow
+def test_a_cluster_that_runs_is_joined_by_its_address(tmp_path):
+    """`ray start`, as docs/scale.md shows it, on the loopback."""
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    start = ["start", "--head", "--node-ip-address", "127.0.0.1", "--port", str(port), "--num-cpus", "2"]
+    start += ["--include-dashboard", "false", "--object-store-memory", str(80 << 20), "--block"]
+    head = subprocess.Popen([*ray, *start], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while ("0100007F", port) not in listening() and not {p for _, p in listening()} & {port}:
+            assert time.monotonic() < deadline and head.poll() is None
+            time.sleep(0.2)
+        time.sleep(5)
+        words = [sys.executable, "-c", PROGRAM.replace("Pool(workers=2)", f"Pool(address='127.0.0.1:{port}')")]
+        square_jobs(tmp_path, 9)
+        told = subprocess.run([*words, str(tmp_path)], env=environment, capture_output=True, text=True, check=False)
+        assert told.returncode == 0, told.stderr
+        assert contents(tmp_path / "out") == {f"job{n}.txt": f"{(n + 2) ** 2}\n" for n in range(9)}
+        assert set(Counter(finished(tmp_path / "log")).values()) == {1}
+    finally:
+        head.terminate()
+        head.wait(timeout=60)
+
+
+@pytest.mark.slow
+def test_nobody_at_an_address_is_a_paragraph(tmp_path):
+    with pytest.raises(ConfigError, match=r"no Ray cluster can be joined at 127\.0\.0\.1:9 .*ray start --head"):
+        run_archive(Squares("log"), square_jobs(tmp_path, 1), tmp_path / "out", pool=Pool(address="127.0.0.1:9"))

@@ -135,6 +135,10 @@ def test_files_that_nobody_recorded_are_not_replaced(archive):
     assert place.read_text() == "mine" and finished(archive.log) == []
     archive.run(overwrite=True)
     assert place.read_text() == "9\n"
+    later = Job("later", archive.jobs[0].inputs, (str(archive.folder / "out/later.txt"),))
+    Path(later.outputs[0]).write_text("mine, too")
+    with pytest.raises(ConfigError, match=r"later\.txt: there already"):
+        archive.run([*archive.jobs, later])
 
 
 @pytest.mark.parametrize(
