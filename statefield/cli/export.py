@@ -125,8 +125,7 @@ def _kind(folder: Path) -> str:
     Raises:
         ConfigError: not a run folder, or one of a command whose nets are not exported.
     """
-    import yaml
-
+    from statefield.tasks.common.recipes import read_settings
     from statefield.tasks.common.run_folder import RunFolder
     from statefield.tasks.medical.recipe import SegmentationRecipe
     from statefield.tasks.remote_sensing.change_recipe import ChangeRecipe
@@ -136,10 +135,7 @@ def _kind(folder: Path) -> str:
 
     place = RunFolder(folder)
     place.require()
-    try:
-        stored = yaml.safe_load(place.config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{place.config} is not YAML ({error}): the run folder is damaged.") from error
+    stored = read_settings(place.config)
     recipes: dict[str, Any] = {
         "medical": SegmentationRecipe,
         "change": ChangeRecipe,
@@ -147,10 +143,9 @@ def _kind(folder: Path) -> str:
         "mot": MotionRecipe,
         "sot": SotRecipe,
     }
-    if isinstance(stored, dict):
-        for kind, recipe in recipes.items():
-            if set(stored) <= _settings(recipe) and _is_model_of(stored.get("model"), recipe):
-                return kind
+    for kind, recipe in recipes.items():
+        if set(stored) <= _settings(recipe) and _is_model_of(stored.get("model"), recipe):
+            return kind
     makers = ", ".join(f"`statefield {kind} train`" for kind in recipes)
     raise ConfigError(
         f"{place.config} is of no run that can be exported: {makers} make such. "

@@ -92,7 +92,7 @@ def _chosen(run: Path, wanted: dict[str, Any]) -> Path:
         try:
             header = json.loads(path.read_text(encoding="utf-8"))
             found.append(({name: header[name] for name in wanted}, path.parent))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error!r}): copy the run again.") from error
     if not found:
         raise ConfigError(

@@ -47,6 +47,14 @@ def _safetensors(header: object, data: bytes = b"", *, length: int | None = None
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
 
+def _of_net(arguments: str) -> bytes:
+    """Weights that say they are of a net of two dates with these arguments."""
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    return _safetensors(
+        {"__metadata__": {"model": "mamba_bcd", "statefield_arguments": arguments}, "a": entry}, bytes(8)
+    )
+
+
 def _archive(**members: bytes) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
@@ -159,6 +167,11 @@ def in_runs() -> list[Case]:
         "lying_header": _safetensors({"a": entry}, bytes(8), length=2**62),
         "deep_header": _safetensors(b"[" * 50_000),
         "empty": b"",
+        "arguments_of_words": _of_net("{depth: 3"),
+        "arguments_a_list": _of_net("[1, 2]"),
+        "arguments_deep": _of_net("[" * 50_000),
+        "arguments_unknown": _of_net('{"encoder": "test_resnet", "evil": 1}'),
+        "arguments_absurd": _of_net('{"encoder": "test_resnet", "width": -8}'),
     }
     change = "change predict AT/a.tif AT/b.tif --run AT/net.safetensors -o AT/out.tif --device cpu"
     track = "sot track AT/frames --weights AT/net.safetensors --output AT/out --init 1 1 5 5 --device cpu"

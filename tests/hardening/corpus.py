@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hardening import checkpoints, cubes, events, images, json_files, recipes, run_folders, tracks
+from hardening import checkpoints, cubes, events, images, json_files, recipes, run_folders, served, tracks
 from hardening.case import Case
 
 GROUPS: dict[str, list[Case]] = {
@@ -15,5 +15,7 @@ GROUPS: dict[str, list[Case]] = {
     "cubes": cubes.cubes(),
     "rasters": run_folders.rasters(),
     "runs": run_folders.runs(),
+    "exported": served.exported(),
+    "app": served.app(),
     "recipes": [*recipes.recipes(), *recipes.environment(), *recipes.lists()],
 }

@@ -253,7 +253,7 @@ def read_about(folder: RunFolder, names: Sequence[str]) -> dict[str, Any]:
     try:
         stored = json.loads(folder.dataset.read_text(encoding="utf-8"))
         return {name: stored[name] for name in names}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder.dataset} cannot be read ({error}); it names the classes that the weights predict. "
             "Train again with --overwrite."

@@ -182,7 +182,7 @@ def load_postprocessing(folder: str | Path) -> Postprocessing:
         stored = json.loads(path.read_text(encoding="utf-8"))
         values = tuple(stored["classes"].index(name) for name in stored["largest_component_of"])
         return Postprocessing(bool(stored["largest_component_of_foreground"]), values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}); it says which components of a prediction are kept. Restore the file, or "
             "delete it to predict without post-processing."

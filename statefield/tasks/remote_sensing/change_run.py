@@ -135,5 +135,5 @@ def _read_scaler(folder: RunFolder) -> Scaler:
 def _read_number(path: Path, name: str) -> float:
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))[name])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}). Remove it: `train --resume` makes it anew.") from error

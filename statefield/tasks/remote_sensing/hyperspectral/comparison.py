@@ -335,7 +335,7 @@ def _made_before(folder: Path | None, cell: Cell) -> dict[str, Any] | None:
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         run["pixels"], run["scores"]["OA"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise DataError(f"{path}: cannot be read ({error!r}): remove the folder that it is in.") from error
     return run
 

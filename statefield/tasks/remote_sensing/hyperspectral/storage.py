@@ -79,7 +79,7 @@ def load_classifier(folder: Path) -> StoredClassifier:
     try:
         header = json.loads(header_at.read_text(encoding="utf-8"))
         tensors = load_file(str(numbers_at))
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: its classifier cannot be read ({error}): copy it again.") from error
     if not isinstance(header, dict) or any(name not in header for name in _NEEDED) or header["format"] != _FORMAT:
         raise CheckpointError(

@@ -86,7 +86,12 @@ def load_change_net(
         raise CheckpointError(f"{source} holds weights of {told}, and {name} was asked for. Leave --model out.")
     name = name or told
     assert name is not None
-    stored: dict[str, Any] = json.loads(said.get(_ARGUMENTS, "{}"))
+    try:
+        stored: dict[str, Any] = dict(json.loads(said.get(_ARGUMENTS, "{}")))
+    except (ValueError, RecursionError, TypeError) as error:
+        raise CheckpointError(
+            f"{source}: its arguments of the net cannot be read ({error}). Convert it again."
+        ) from error
     if stored:
         others = {key: value for key, value in arguments.items() if stored.get(key) != value}
         if others:
