@@ -137,8 +137,9 @@ def _cluster(ray: Any, pool: Pool) -> Iterator[None]:
         raise ConfigError("this process is a part of a Ray cluster already: call ray.shutdown() first.")
     if pool.address is not None:
         try:
+            _require_answer(pool.address)
             ray.init(address=pool.address, configure_logging=False, log_to_driver=False)
-        except (ConnectionError, ImportError, RuntimeError, ValueError) as error:
+        except (OSError, ImportError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"no Ray cluster can be joined at {pool.address} ({str(error).strip().partition(chr(10))[0]}). Start "
                 "one with `ray start --head`, whose last lines say its address, or give --workers alone to start one "
@@ -159,6 +160,13 @@ def _cluster(ray: Any, pool: Pool) -> Iterator[None]:
             ray.shutdown()
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _require_answer(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT, for which Ray would wait for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _start(ray: Any, num_cpus: int, place: str) -> None:
