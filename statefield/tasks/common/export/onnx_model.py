@@ -7,7 +7,7 @@ its operators whole, as calls of functions; these are traced beside it and put i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,17 +35,19 @@ def onnx_model(program: ExportedProgram, subject: Subject) -> Any:
     model = _translated(
         program,
         tuple(subject.inputs.values()),
+        functions.callers(),
         input_names=list(subject.inputs),
         output_names=list(subject.outputs),
-        custom_translation_table=functions.callers(),
     )
     functions.put_in(model)
     _tidy(model)
     return onnx_ir.to_proto(model)
 
 
-def _translated(program: ExportedProgram, inputs: tuple[Tensor, ...], **options: Any) -> Any:
-    """The program as torch translates it, constants computed: a model of onnx_ir.
+def _translated(
+    program: ExportedProgram, inputs: tuple[Tensor, ...], callers: Mapping[Any, Callable[..., Any]], **options: Any
+) -> Any:
+    """The program as torch translates it, constants computed: a model of onnx_ir. `callers` translate our operators.
 
     Torch's `optimize=True` is left out for its rewriting by patterns, which took three quarters of an export's time;
     onnxruntime has its own, when it loads a file.
@@ -54,13 +56,50 @@ def _translated(program: ExportedProgram, inputs: tuple[Tensor, ...], **options:
     from onnxscript import optimizer
 
     exported = torch.onnx.export(
-        program, inputs, opset_version=OPSET, dynamo=True, verbose=False, optimize=False, **options
+        program,
+        inputs,
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+        optimize=False,
+        custom_translation_table={
+            torch.ops.aten.conv3d.default: _conv3d,
+            torch.ops.aten.sort.stable: _stable_sort,
+            **callers,
+        },
+        **options,
     )
     assert exported is not None
     InlinePass()(exported.model)  # of functions of torch's own
     optimizer.fold_constants(exported.model)
     RemoveUnusedNodesPass()(exported.model)
     return exported.model
+
+
+def _conv3d(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Sequence[int] = (1, 1, 1),
+    padding: Sequence[int] = (0, 0, 0),
+    dilation: Sequence[int] = (1, 1, 1),
+    groups: int = 1,
+) -> Any:
+    """A convolution of volumes. onnxscript gives one without a bias a bias of shape [C, 2], which no runtime takes."""
+    from onnxscript import opset18
+
+    with_bias = (x, weight) if bias is None else (x, weight, bias)
+    return opset18.Conv(
+        *with_bias, strides=list(stride), pads=[*padding, *padding], dilations=list(dilation), group=groups
+    )
+
+
+def _stable_sort(x: Any, dim: int = -1, descending: bool = False, stable: bool | None = None) -> Any:
+    """Sorted values and their indices, which onnxscript has not: TopK of all, where of equals the first comes first."""
+    from onnxscript import opset18
+
+    count = opset18.Gather(opset18.Shape(x), opset18.Constant(value_ints=[dim]))
+    return opset18.TopK(x, count, axis=dim, largest=int(descending), sorted=1)
 
 
 def _tidy(model: Any) -> None:
@@ -126,7 +165,10 @@ def _function(name: str, form: Callable[..., Any], arguments: Sequence[Any]) -> 
     values = [argument for argument in arguments if isinstance(argument, onnx_ir.Value)]
     free = tuple({} if isinstance(_sides(value)[0], int) else {0: batch} for value in values)
     program = torch.export.export(_Form(form, examples), tensors, dynamic_shapes=(free,), strict=False)
-    graph = _translated(program, tensors).graph
+    graph = _translated(program, tensors, {}).graph
+    for node in graph:
+        for value in node.outputs:
+            value.shape = None  # the batch of a call may be several times that of the model
     for value in list(graph.initializers.values()):  # a function has none
         constant = onnx_ir.node("Constant", [], {"value": value.const_value})
         value.replace_all_uses_with(constant.outputs[0])

@@ -56,10 +56,10 @@ class FCSiamDiff(nn.Module):
         differences = []
         for stage in self.down:
             x = stage(x)
-            first, second = x.chunk(2)
+            first, second = x.unflatten(0, (2, -1))  # chunk(2) binds an exported graph to a batch
             differences.append((first - second).abs())
             x = functional.max_pool2d(x, 2)
-        x = x.chunk(2)[1]
+        x = x.unflatten(0, (2, -1))[1]
         for enlarge, stage, difference in reversed(list(zip(self.enlarge, self.up, differences, strict=True))):
             x = stage(cat([_filled(enlarge(x), difference.shape[-2:]), difference], dim=1))
         return self.classifier(x)[..., :height, :width]

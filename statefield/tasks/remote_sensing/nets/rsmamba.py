@@ -47,8 +47,11 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, norm: nn.Module, orders: list[Tensor | None]) -> Tensor:
         """Args: norm: the net's own, shared by its layers. orders: places of the tokens in each path; None: as is."""
         stacked = torch.cat([x if order is None else x[:, order] for order in orders])
-        mixed = self.mixer(norm(stacked)).chunk(len(orders))
-        paths = [one if order is None else one[:, order.argsort()] for one, order in zip(mixed, orders, strict=True)]
+        mixed = self.mixer(norm(stacked)).unflatten(0, (len(orders), -1))
+        paths = [
+            one if order is None else one[:, order.argsort(stable=True)]
+            for one, order in zip(mixed, orders, strict=True)
+        ]
         if len(paths) == 1:
             return x + paths[0]
         if self.gate is None:

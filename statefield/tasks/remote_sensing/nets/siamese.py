@@ -79,7 +79,7 @@ class SiameseNet(nn.Module):
         maps = self.encoder(cat([before, after]))[-_LEVELS:]
         if str(getattr(self.encoder, "output_fmt", "NCHW")).endswith("NHWC"):
             maps = [one.permute(0, 3, 1, 2) for one in maps]
-        of_both = [one.chunk(2) for one in maps]
+        of_both = [one.unflatten(0, (2, -1)) for one in maps]  # chunk(2) binds an exported graph to a batch
         return [one[0] for one in of_both], [one[1] for one in of_both]
 
     def at_full_size(self, logits: Tensor, padded: Tensor, image: Tensor) -> Tensor:
