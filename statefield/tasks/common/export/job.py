@@ -71,6 +71,12 @@ def export(
         nodes = write(program, subject, partial, about)
         announce(f"comparing {path.name} with the net")
         agreement = compare(subject, partial, any_batch=any_batch, least=least, timed=timed)
+        if not agreement.passed and any_size:
+            raise ExportError(
+                f"the file of {subject.name} differs from the net by {agreement.difference:.1e} at another size than "
+                "the example's: the net's own code chooses by the size (padding to whole patches, say), and a file "
+                f"holds one choice. {path} was not written: leave --any-size out, and give the size with --size."
+            )
         if not agreement.passed:
             raise ExportError(
                 f"the file of {subject.name} differs from the net by {agreement.difference:.1e}, and {TOLERANCE:.0e} "

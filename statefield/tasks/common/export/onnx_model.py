@@ -98,8 +98,9 @@ def _stable_sort(x: Any, dim: int = -1, descending: bool = False, stable: bool |
     """Sorted values and their indices, which onnxscript has not: TopK of all, where of equals the first comes first."""
     from onnxscript import opset18
 
-    count = opset18.Gather(opset18.Shape(x), opset18.Constant(value_ints=[dim]))
-    return opset18.TopK(x, count, axis=dim, largest=int(descending), sorted=1)
+    operators: Any = opset18  # whose types know no values that are being traced
+    count = operators.Gather(operators.Shape(x), operators.Constant(value_ints=[dim]))
+    return operators.TopK(x, count, axis=dim, largest=int(descending), sorted=1)
 
 
 def _tidy(model: Any) -> None:

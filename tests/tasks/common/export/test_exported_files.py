@@ -92,6 +92,19 @@ def test_a_net_without_scans_is_exported_for_any_size(tmp_path):
     torch.testing.assert_close(run([image])[0], subject.net(image), rtol=0, atol=TOLERANCE)
 
 
+def test_a_net_that_chooses_by_the_size_is_not_exported_for_any(tmp_path):
+    class Even(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return -image if image.shape[2] % 2 else image.relu()
+
+    subject = Subject("a net", Even().eval(), SMALL, ("y",), spatial={"image": (2, 3)})
+    with pytest.raises(
+        ExportError, match="at another size than the example's: the net's own code chooses by"
+    ):
+        export(subject, tmp_path / "model.onnx", any_size=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_example_with_a_single_pixel_is_too_small_for_any_size(tmp_path):
     class Halves(nn.Module):
         def forward(self, image: Tensor) -> Tensor:
