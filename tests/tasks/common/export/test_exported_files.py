@@ -98,9 +98,7 @@ def test_a_net_that_chooses_by_the_size_is_not_exported_for_any(tmp_path):
             return -image if image.shape[2] % 2 else image.relu()
 
     subject = Subject("a net", Even().eval(), SMALL, ("y",), spatial={"image": (2, 3)})
-    with pytest.raises(
-        ExportError, match="at another size than the example's: the net's own code chooses by"
-    ):
+    with pytest.raises(ExportError, match="at another size than the example's: the net's own code chooses by"):
         export(subject, tmp_path / "model.onnx", any_size=True)
     assert not list(tmp_path.iterdir())
 
