@@ -33,12 +33,15 @@ test: install
 test-slow: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
+# Old packages on new ones of others warn of what will go away.
+GOING := -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning -W ignore::FutureWarning
+
 # pip reads its constraints from the environment. Each makes a virtual environment of its own (6 GB) anew.
 # PIP_PRE=1 make test-newest takes candidates for releases too.
 test-lowest:
 	rm -rf build/lowest && mkdir -p build/lowest
 	$(PYTHON) scripts/lowest_versions.py > build/lowest/versions.txt
-	PIP_CONSTRAINT="$(abspath build/lowest/versions.txt)" $(MAKE) test VENV=build/lowest/venv
+	PIP_CONSTRAINT="$(abspath build/lowest/versions.txt)" PYTEST_ADDOPTS="$(GOING)" $(MAKE) test VENV=build/lowest/venv
 
 test-newest:
 	rm -rf build/newest
