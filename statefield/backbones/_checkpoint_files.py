@@ -149,8 +149,11 @@ def _check_header(header: bytes, path: Path) -> None:
 
 def _read_pickle(path: Path) -> Any:
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            packed = [item.filename for item in archive.infolist() if item.compress_type != zipfile.ZIP_STORED]
+        try:
+            with zipfile.ZipFile(path) as archive:
+                packed = [item.filename for item in archive.infolist() if item.compress_type != zipfile.ZIP_STORED]
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # also names that are no UTF-8
+            raise CheckpointError(f"{path} is damaged: its list of records cannot be read ({error}).") from error
         if packed:  # torch.save stores plainly; compressed records can unpack to any size
             raise CheckpointError(
                 f"{path} holds compressed records ({packed[0]}), which torch.save never writes: refused."

@@ -109,6 +109,7 @@ def converted() -> list[Case]:
         "a_zip_of_another_kind": _archive(readme=b"text"),
         "a_zip_without_data": _archive(archive__data__0=b"1234"),
         "a_zip_that_leads_out": _archive(**{"..__..__pwned": b"data"}),
+        "a_zip_of_no_utf8": _archive(**{"archive__\u00e9": b"data"}).replace(b"\xc3\xa9", b"\xff\xfe"),
         "a_compressed_zip": _packed(pickle.dumps({})),
         "a_tar": _tar(),
         "numpy_objects": _array(np.array([_Marks()], dtype=object)),
