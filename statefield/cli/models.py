@@ -33,9 +33,9 @@ def models(argv: list[str]) -> int:
 def _row(name: str) -> dict[str, Any]:
     from statefield.backbones import BACKBONES
     from statefield.backbones.agreement import agreement_of
-    from statefield.backbones.cost import model_cost
+    from statefield.backbones.cost import recorded_cost
 
-    info, cost, agreement = BACKBONES[name], model_cost(name), agreement_of(name)
+    info, cost, agreement = BACKBONES[name], recorded_cost(name), agreement_of(name)
     return {
         "name": name,
         "family": info.family,
