@@ -1,4 +1,4 @@
-"""Count every backbone, for statefield/backbones/costs.json, and write benchmarks/results/models.json, for the documents.
+"""Count every backbone for statefield/backbones/costs.json, and write benchmarks/results/models.json, for documents.
 
 The second is what `statefield models --json` tells. Takes some minutes.
 
