@@ -147,17 +147,21 @@ def _check_header(header: bytes, path: Path) -> None:
         raise CheckpointError(f"{path} has a header that describes no tensors; fetch or convert it again.")
 
 
+def _packed_records(path: Path) -> list[str]:
+    """The names of compressed records; none of a file that is no zip archive."""
+    if not zipfile.is_zipfile(path):  # which raises BadZipFile, too, of some that are damaged
+        return []
+    with zipfile.ZipFile(path) as archive:
+        return [item.filename for item in archive.infolist() if item.compress_type != zipfile.ZIP_STORED]
+
+
 def _read_pickle(path: Path) -> Any:
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                packed = [item.filename for item in archive.infolist() if item.compress_type != zipfile.ZIP_STORED]
-        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # also names that are no UTF-8
-            raise CheckpointError(f"{path} is damaged: its list of records cannot be read ({error}).") from error
-        if packed:  # torch.save stores plainly; compressed records can unpack to any size
-            raise CheckpointError(
-                f"{path} holds compressed records ({packed[0]}), which torch.save never writes: refused."
-            )
+    try:
+        packed = _packed_records(path)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # also names that are no UTF-8
+        raise CheckpointError(f"{path} is damaged: its list of records cannot be read ({error}).") from error
+    if packed:  # torch.save stores plainly; compressed records can unpack to any size
+        raise CheckpointError(f"{path} holds compressed records ({packed[0]}), which torch.save never writes: refused.")
     try:
         with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings():
             # of pickles that torch did not write; whether they are weights is told by what is in them

@@ -105,6 +105,12 @@ def cubes() -> list[Case]:
             "axis_of_2_31": patched(
                 sound, sound.index(struct.pack("<3i", 4, 5, 6)), struct.pack("<3i", 2**31 - 1, 5, 6)
             ),
+            **{  # which scipy looks up without a check: the process ended by a signal
+                f"numbers_of_type_{kind}": sound.replace(struct.pack("<2I", 9, 960), struct.pack("<2I", kind, 960))
+                for kind in (0, 8, 14, 19, 20, 4096)
+            },
+            "class_unknown": sound.replace(struct.pack("<3I", 6, 8, 6), struct.pack("<3I", 6, 8, 0x0240)),
+            "a_name_twice": sound + sound[128:],
             "axis_negative": patched(sound, sound.index(struct.pack("<3i", 4, 5, 6)), struct.pack("<3i", -4, 5, 6)),
         },
         "a.npy": {

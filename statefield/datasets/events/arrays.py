@@ -210,12 +210,15 @@ def _npy_array(path: Path) -> Array:
         with path.open("rb") as file:
             version = npy.read_magic(file)
             shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+            stored = path.stat().st_size - file.tell()
         if dtype.hasobject:
             raise DataError(f"{path}: it holds Python objects, which are not read; numbers are needed.")
         count = int(np.prod(shape, dtype=np.float64))
         require_memory(path, count * max(dtype.itemsize, 8), f"{' x '.join(map(str, shape))} values of {dtype}")
+        if count * dtype.itemsize > stored:  # or NumPy would take memory for the claim first
+            raise ValueError(f"{count * dtype.itemsize} bytes of values are said to follow, and {stored} do")
         return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError, KeyError, TypeError, TokenError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, KeyError, TypeError, TokenError, MemoryError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: this is no .npy file that can be read, or it is cut off ({error}).") from error

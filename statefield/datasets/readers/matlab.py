@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 import math
 import os
+import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import numpy as np
@@ -23,7 +25,25 @@ from statefield.errors import DataError
 SUFFIXES = (".mat",)
 _NUMBERS = ("double", "single", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "logical")
 # what scipy's reader raises for files that are cut off, altered, or of MATLAB 4 by accident
-_DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, MemoryError, OverflowError, EOFError, zlib.error)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    MemoryError,
+    OverflowError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
+
+# of version 5, by the numbers of MATLAB's "MAT-File Format"
+_MATRIX, _COMPRESSED = 14, 15
+_STORED_NUMBERS = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13}
+_FULL_NUMBERS = range(6, 16)  # classes of arrays: double to uint64
+_COMPLEX = 0x0800
+_HEADER = 2**16  # bytes: more than flags, axes and name of a variable ever take
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +66,12 @@ def read_matlab(path: str | os.PathLike[str], names: Sequence[str], ndim: int) -
         # MATLAB stores its axes from last to first
         return hdf5.read_array(path, _choose(path, names, ndim, hdf5.array_shapes(path)), ndim).T
     try:
-        variables = {name: (tuple(shape), kind) for name, shape, kind in scipy.io.whosmat(path)}
+        listed = scipy.io.whosmat(path)
     except (*_DAMAGE, scipy.io.matlab.MatReadError, NotImplementedError) as error:
         raise _unreadable(path, error) from error
+    variables = {name: (tuple(shape), kind) for name, shape, kind in listed}
+    if len(variables) < len(listed):
+        raise DataError(f"{path}: two variables have the same name, so the file is damaged. Copy or download it again.")
     name = _choose(path, names, ndim, {name: shape for name, (shape, _) in variables.items()})
     shape, kind = variables[name]
     if kind not in _NUMBERS:
@@ -57,12 +80,68 @@ def read_matlab(path: str | os.PathLike[str], names: Sequence[str], ndim: int) -
         raise DataError(f"{path}: {name!r} has the shape {shape}; axes of length >= 1 are needed.")
     require_memory(path, 8 * math.prod(shape), f"{' x '.join(map(str, shape))} values in {name!r}")
     try:
+        _require_numbers(path, name)
         array = scipy.io.loadmat(path, variable_names=[name])[name]
     except (*_DAMAGE, scipy.io.matlab.MatReadError, NotImplementedError) as error:
         raise _unreadable(path, error) from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or array.shape != shape:
         raise DataError(f"{path}: {name!r} is not the array of real numbers that its header says; copy it again.")
     return array
+
+
+def _require_numbers(path: Path, name: str) -> None:
+    """Raise ValueError unless the variable is stored as real numbers: scipy takes the file's word for the type of the
+    stored numbers, and a type that does not exist ends the process.
+    """
+    with path.open("rb") as file:
+        start = file.read(128)
+        if 0 in start[:4]:
+            return  # version 4, which scipy reads in Python
+        order = "<" if start[126:128] == b"IM" else ">"
+        for header in _variable_headers(file, order):
+            (flags,) = struct.unpack_from(f"{order}I", header, 16)
+            _, at = _element(header, 24, order)  # the lengths of the axes
+            found, at = _element(header, at, order)
+            if found.decode("latin1") != name:
+                continue
+            kind, _ = _tag(header, at, order)
+            if flags & 0xFF not in _FULL_NUMBERS or flags & _COMPLEX:
+                raise ValueError(f"an array with the flags {flags:#x}, where one of real numbers is needed")
+            if kind not in _STORED_NUMBERS:
+                raise ValueError(f"numbers of the type {kind}, which there is not")
+            return
+    raise ValueError(f"no variable {name!r}")
+
+
+def _variable_headers(file: BinaryIO, order: str) -> Iterator[bytes]:
+    """The first bytes of each variable, from its own tag on."""
+    while tag := file.read(8):
+        kind, length = struct.unpack(f"{order}II", tag)
+        after = file.tell() + length
+        if kind == _COMPRESSED:
+            yield zlib.decompressobj().decompress(file.read(min(length, _HEADER)), _HEADER)
+        elif kind == _MATRIX:
+            yield tag + file.read(min(length, _HEADER))
+        else:
+            raise ValueError(f"an element of the type {kind} where a variable is expected")
+        file.seek(after)
+
+
+def _tag(header: bytes, at: int, order: str) -> tuple[int, int]:
+    """Type and length in bytes of the element at `at`, as they are stored."""
+    word, length = struct.unpack_from(f"{order}II", header, at)
+    return (word & 0xFFFF, word >> 16) if word >> 16 else (word, length)
+
+
+def _element(header: bytes, at: int, order: str) -> tuple[bytes, int]:
+    """The content of the element at `at`, and where the next one begins."""
+    _, length = _tag(header, at, order)
+    (word,) = struct.unpack_from(f"{order}I", header, at)
+    begin = at + (4 if word >> 16 else 8)  # up to four bytes stand in the tag itself
+    after = at + 8 if word >> 16 else begin + (length + 7) // 8 * 8
+    if after > len(header):
+        raise ValueError("a variable's header that does not end")
+    return header[begin : begin + length], after
 
 
 def _choose(path: Path, names: Sequence[str], ndim: int, shapes: dict[str, tuple[int, ...]]) -> str:
