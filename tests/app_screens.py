@@ -61,7 +61,11 @@ def served(words: list[str], folder: Path, end: signal.Signals) -> Iterator[str]
 
     At the end it gets the signal `end`, has to end well, and has to leave nothing in `folder`, its temporary one.
     """
-    code = "import sys; from statefield.cli.main import main; sys.exit(main(['app', *sys.argv[1:]]))"
+    code = (
+        "import signal, sys; from statefield.cli.main import main; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # ignored in the background of a shell
+        "sys.exit(main(['app', *sys.argv[1:]]))"
+    )
     command = [sys.executable, "-c", code, "--device", "cpu", "--threads", "1", *words]
     environment = os.environ | {"TMPDIR": str(folder)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder) as process:

@@ -167,12 +167,14 @@ def test_what_workers_lack_stops_the_run_with_one_paragraph(tmp_path, monkeypatc
 
 
 PROGRAM = """
+import signal
 import sys
 from pathlib import Path
 from fakes.archive import Squares
 from statefield.tasks.common.archive import Job, Pool, run_archive
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background of a shell
     place, pool = Path(sys.argv[1]), Pool(workers=2)
     inputs = sorted((place / "in").iterdir(), key=lambda path: int(path.stem))
     jobs = [Job(f"job{one.stem}", (str(one),), (str(place / f"out/job{one.stem}.txt"),)) for one in inputs]
