@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import time
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from typing import Any
 from statefield.errors import DataError
 from statefield.files import write_text
 from statefield.tasks.common.archive import Job
+
+# one for all clusters of a process: Ray keeps the first that it sees; without one it writes its own into the home folder
+RAY_TOKEN = secrets.token_hex(32)
 
 
 @dataclass(frozen=True)

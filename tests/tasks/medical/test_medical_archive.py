@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
-import secrets
 from pathlib import Path
 
 import pytest
+from fakes.archive import RAY_TOKEN
 from fakes.medical import write_pairs_of_volumes
 
 from statefield.cli.main import main
@@ -88,7 +88,7 @@ def test_workers_need_a_folder(trained, tmp_path, capsys):
 @pytest.mark.filterwarnings("ignore:.*(subprocess|unclosed).*:ResourceWarning")
 def test_two_workers_write_what_one_process_does_and_a_second_run_does_nothing(trained, tmp_path, capsys, monkeypatch):
     pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", RAY_TOKEN)
     run, images, expected = trained
     words = ["medical", "predict", "--run", str(run), str(images), "--output", str(tmp_path / "out")]
     words += ["--overlap", "0.25", *MORE, "--workers", "2"]

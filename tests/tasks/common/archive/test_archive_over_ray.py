@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import fakes.archive
 import pytest
-from fakes.archive import Squares, finished, square_jobs
+from fakes.archive import RAY_TOKEN, Squares, finished, square_jobs
 
 import statefield
 from statefield.errors import ConfigError
@@ -36,7 +35,7 @@ pytestmark = [
 def environment():
     """Of Ray's processes: a token, which would else be kept in the home folder, and where these jobs are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        patch.setenv("RAY_AUTH_TOKEN", RAY_TOKEN)
         patch.setenv("PYTHONPATH", str(Path(fakes.archive.__file__).parents[1]))
         yield
 
