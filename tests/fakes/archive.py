@@ -14,7 +14,7 @@ from statefield.errors import DataError
 from statefield.files import write_text
 from statefield.tasks.common.archive import Job
 
-# one for all clusters of a process: Ray keeps the first that it sees; without one it writes its own into the home folder
+# one for all clusters of a process, since Ray keeps the first; without one it writes its own into the home folder
 RAY_TOKEN = secrets.token_hex(32)
 
 
