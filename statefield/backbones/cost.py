@@ -1,7 +1,7 @@
 """What a backbone costs, counted without weights or arithmetic: on fake tensors.
 
 `costs.json` beside this file has the counts of every registered backbone, since counting takes a second for each. It is
-written by `benchmarks/models.py`, and a test counts again.
+written by `benchmarks/models.py`, and tests count each family's smallest again.
 """
 
 from __future__ import annotations

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
 
-from statefield.backbones import list_models
+from statefield.backbones import BACKBONES, list_models
 from statefield.backbones.cost import RECORD, model_cost, recorded_cost
 
 _MODELS = list_models()
@@ -22,9 +21,12 @@ def test_a_record_is_what_counting_finds():
 
 
 @pytest.mark.slow
-def test_every_record_is_what_counting_finds():
-    counted = {name: dataclasses.asdict(model_cost(name)) for name in _MODELS}
-    assert counted == json.loads(RECORD.read_text())
+@pytest.mark.parametrize("family", sorted({info.family for info in BACKBONES.values()}))
+def test_the_record_of_a_familys_smallest_is_what_counting_finds(family):
+    """All of them take minutes: `benchmarks/models.py` writes them anew."""
+    names = [name for name in _MODELS if BACKBONES[name].family == family]
+    name = min(names, key=lambda name: recorded_cost(name).multiply_adds)
+    assert recorded_cost(name) == model_cost(name)
 
 
 def test_a_backbone_from_elsewhere_is_counted(monkeypatch):
