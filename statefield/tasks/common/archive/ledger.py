@@ -131,7 +131,7 @@ class Ledger:
         if path.exists() and not overwrite:
             found = self.head
             changed = [key for key in ("format", "statefield") if found.get(key) != wanted[key]]
-            changed += [f"settings.{key}" for key in _differing(found.get("settings", {}), wanted["settings"])]
+            changed += [f"settings.{key}" for key in differing(found.get("settings", {}), wanted["settings"])]
             if changed:
                 raise ConfigError(
                     f"{self.folder} was begun otherwise: {listed(changed)} differ from those in {path}, so its "
@@ -215,5 +215,6 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+def differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """The keys whose values differ, those included that one of them lacks."""
     return sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))

@@ -20,7 +20,7 @@ import statefield
 from statefield.errors import ConfigError, StatefieldError
 from statefield.tasks.common.archive.attempt import attempt, given_up
 from statefield.tasks.common.archive.jobs import Do, Job, Pool, Work
-from statefield.tasks.common.archive.ledger import Ledger, Record, as_json
+from statefield.tasks.common.archive.ledger import Ledger, Record, as_json, differing
 
 _LOG = logging.getLogger(__name__)
 _STORE_BYTES = 80 << 20  # Ray's smallest: jobs and records are all that is sent
@@ -84,10 +84,9 @@ def _in_worker(version: str, about: list[Any], job: Job, most_attempts: int) -> 
         torch.set_num_threads(threads)
         wanted, found = ledger.head["settings"], as_json(work.settings)
         if found != wanted:
-            differing = ", ".join(sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key)))
             raise ConfigError(
-                f"{socket.gethostname()} has another model under the same name ({differing} differ): every machine has "
-                "to read it from the same storage."
+                f"{socket.gethostname()} has another model under the same name "
+                f"({', '.join(differing(found, wanted))} differ): every machine has to read it from the same storage."
             )
         _begun[folder] = work.begin(device)
     return attempt(job, ledger, _begun[folder], most_attempts=most_attempts)
