@@ -50,8 +50,8 @@ from statefield.tasks.remote_sensing.change_archive import ChangeMaps, pair_jobs
 from statefield.tasks.remote_sensing.nets import MambaBCD  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "scale.json"
-SIDE_PX, NUM_PAIRS = 256, 6
-VOLUME, NUM_VOLUMES = (64, 64, 8), 6
+SIDE_PX, NUM_PAIRS = 256, 24
+VOLUME, NUM_VOLUMES = (128, 128, 16), 24
 POOLS: tuple[tuple[str, Pool | None], ...] = (
     ("this process", None),
     ("1 worker", Pool(workers=1)),
