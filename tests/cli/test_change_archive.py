@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes.rasters import change_pair
+from fakes.ray_cluster import all_end, cluster, joining
 
 from statefield.cli.main import main
 from statefield.tasks.common.archive import Ledger
@@ -193,3 +195,83 @@ def test_without_ray_workers_are_refused_with_the_extra_to_install(tmp_path, pai
     assert main(words_of(pairs, weights, tmp_path / "maps", "--workers", 2)) == 2
     assert "pip install 'statefield[scale]'" in told(capsys)[1]
     assert not (tmp_path / "maps").exists()
+
+
+ALL = [f"place{number}" for number in range(8)]
+
+
+@pytest.fixture
+def eight(tmp_path) -> Path:
+    """pairs.csv of eight pairs, each of which takes a while"""
+    rows = ["name,before,after"]
+    for number, name in enumerate(ALL):
+        (tmp_path / name).mkdir()
+        change_pair(tmp_path / name, 300 + 10 * number, 300)
+        rows.append(f"{name},{name}/before.tif,{name}/after.tif")
+    (tmp_path / "pairs.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "pairs.csv"
+
+
+def begun(words: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen:
+    """The command in a process group of its own, as a terminal would have it, with what it prints in `log`."""
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background ignores it
+    code += "from statefield.cli.main import run; run()"
+    words = [sys.executable, "-c", code, *words]
+    with log.open("w") as stream:
+        return subprocess.Popen(words, env=environment, stdout=stream, stderr=stream, start_new_session=True)
+
+
+def at_work(output: Path, name: str, child: subprocess.Popen) -> int:
+    """The process that is at the job, as soon as one is."""
+    while child.poll() is None:
+        record = Ledger(output).record(name)
+        if record is not None and record.status == "begun":
+            return int(record.worker.rpartition(":")[2])
+        time.sleep(0.005)
+    raise AssertionError(f"the command ended before anyone was at {name}")
+
+
+def maps(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.tif")}
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_over_ray_a_worker_killed_at_its_pair_costs_nothing(tmp_path, eight, weights):
+    pytest.importorskip("ray")
+    alone, output, log = tmp_path / "alone", tmp_path / "maps", tmp_path / "log"
+    assert main(words_of(eight, weights, alone, "--device", "cpu", "--threads", 1)) == 0
+    child = begun(words_of(eight, weights, output, "--workers", 2), joining(), log)
+    os.kill(killed := at_work(output, "place3", child), signal.SIGKILL)
+    assert child.wait(timeout=300) == 0, log.read_text()
+    assert maps(output) == maps(alone) and sorted(maps(output)) == [f"{name}.tif" for name in ALL]
+    assert "8 of 8 pairs done" in " ".join(log.read_text().split()) and "Traceback" not in log.read_text()
+    records = {name: Ledger(output).record(name) for name in ALL}
+    assert {one.status for one in records.values()} == {"done"}
+    assert records["place3"].attempts == 2 and not records["place3"].worker.endswith(f":{killed}")
+    assert all_end("statefield-ray-", 120)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+@pytest.mark.parametrize("joined", [False, True])
+def test_ctrl_c_over_ray_is_a_line_and_the_same_command_goes_on(tmp_path, eight, weights, joined):
+    pytest.importorskip("ray")
+    alone, output, log, environment = tmp_path / "alone", tmp_path / "maps", tmp_path / "log", joining()
+    assert main(words_of(eight, weights, alone, "--device", "cpu", "--threads", 1)) == 0
+    with contextlib.ExitStack() as stack:
+        more = ["--address", stack.enter_context(cluster(environment))] if joined else ["--workers", 2]
+        words = words_of(eight, weights, output, *more)
+        child = begun(words, environment, log)
+        at_work(output, "place3", child)
+        os.killpg(child.pid, signal.SIGINT)
+        assert child.wait(timeout=120) == 130, log.read_text()
+        told = log.read_text()
+        assert "Traceback" not in told and "stopped" in told.splitlines()[-1]
+        if not joined:
+            assert all_end("statefield-ray-", 5)
+        done = set(maps(output))
+        assert len(done) < 8
+        child = begun(words, environment, log)
+        assert child.wait(timeout=300) == 0, log.read_text()
+    assert maps(output) == maps(alone) and len(maps(output)) == 8

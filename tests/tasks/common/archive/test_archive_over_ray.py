@@ -18,6 +18,7 @@ from pathlib import Path
 import fakes.archive
 import pytest
 from fakes.archive import RAY_TOKEN, Squares, finished, square_jobs
+from fakes.ray_cluster import all_end, cluster, joining, listening, processes_of
 
 import statefield
 from statefield.errors import ConfigError
@@ -77,30 +78,6 @@ def killing(marker: Path) -> threading.Thread:
 def sessions() -> set[Path]:
     """Folders of clusters that were started here."""
     return set(Path(tempfile.gettempdir()).glob("statefield-ray-*"))
-
-
-def processes_of(word: str) -> list[int]:
-    """Processes of this machine whose command line has the word."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            if word in (place / "cmdline").read_text():
-                found.append(int(place.name))
-        except OSError:
-            continue  # it has just ended
-    return found
-
-
-def listening() -> set[tuple[str, int]]:
-    """Addresses, as the system writes them in hexadecimal, and ports that take connections."""
-    found = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            _, local, _, state, *_ = line.split()
-            if state == "0A":
-                address, _, port = local.rpartition(":")
-                found.add((address, int(port, 16)))
-    return found
 
 
 def test_two_workers_of_which_one_is_killed_make_every_output_once(tmp_path):
@@ -205,40 +182,21 @@ def test_a_command_that_was_ended_is_finished_by_the_next_one(tmp_path, how):
     times = Counter(finished(log))
     assert set(times) == {name.removesuffix(".txt") for name in expected}
     assert all(times[name] == 1 for name in done) and max(times.values()) <= 2
-    deadline = time.monotonic() + 120
-    while (left := processes_of("statefield-ray-")) and time.monotonic() < deadline:
-        time.sleep(1)
-    assert not left
+    assert all_end("statefield-ray-", 120)
     for place in Path(tempfile.gettempdir()).glob("statefield-ray-*"):
         shutil.rmtree(place)  # of the killed one
 
 
 @pytest.mark.slow
 def test_a_cluster_that_runs_is_joined_by_its_address(tmp_path):
-    """`ray start`, as docs/scale.md shows it, on the loopback."""
-    ray = [sys.executable, "-m", "ray.scripts.scripts"]
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    start = ["start", "--head", "--node-ip-address", "127.0.0.1", "--port", str(port), "--num-cpus", "2"]
-    start += ["--include-dashboard", "false", "--object-store-memory", str(80 << 20), "--block"]
-    head = subprocess.Popen([*ray, *start], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while ("0100007F", port) not in listening() and not {p for _, p in listening()} & {port}:
-            assert time.monotonic() < deadline and head.poll() is None
-            time.sleep(0.2)
-        time.sleep(5)
-        words = [sys.executable, "-c", PROGRAM.replace("Pool(workers=2)", f"Pool(address='127.0.0.1:{port}')")]
+    environment = joining()
+    with cluster(environment) as address:
+        words = [sys.executable, "-c", PROGRAM.replace("Pool(workers=2)", f"Pool(address='{address}')")]
         square_jobs(tmp_path, 9)
         told = subprocess.run([*words, str(tmp_path)], env=environment, capture_output=True, text=True, check=False)
         assert told.returncode == 0, told.stderr
         assert contents(tmp_path / "out") == {f"job{n}.txt": f"{(n + 2) ** 2}\n" for n in range(9)}
         assert set(Counter(finished(tmp_path / "log")).values()) == {1}
-    finally:
-        head.terminate()
-        head.wait(timeout=60)
 
 
 @pytest.mark.slow
