@@ -49,11 +49,15 @@ print(json.dumps(found))
 """
 
 
+# Triton 3.6's own interpreter, of its arrays of one element
+OF_TRITON = "ignore:Conversion of an array with ndim > 0 to a scalar:DeprecationWarning"
+
+
 @functools.cache
 def interpreted(name):
     """What `check` found in each run of an operator."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM],
+        [sys.executable, "-W", "error", "-W", OF_TRITON, "-c", PROGRAM],
         input=json.dumps(RUNS[name]),
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
