@@ -64,6 +64,7 @@ class _Dense(nn.Module):
         for block in self.modules():
             if isinstance(block, of_timm.EfficientViMBlock):
                 on_our_operator(block)
+        self.in_chans = next(self.patch_embed.parameters()).shape[1]  # timm has it from 1.0.31 on
         first, second, third = self.embed_dim
         channels = (first // 4, first // 2, first, second + third)
         places = ("patch_embed.conv.1", "patch_embed.conv.2", "stages.0", "stages.1")
