@@ -15,6 +15,8 @@ import numpy as np
 from fakes.events import event_packet, write_aedat4
 from hardening.case import Case, patched, write_bytes
 
+from statefield.kernels import native
+
 _TRACK = "sot track AT/{name} --run RUN --init 1 1 5 5 --output AT/out --device cpu"
 _WORDS = [8 << 28, (1 << 28) | (5 << 22) | (3 << 11) | 4]
 
@@ -164,6 +166,8 @@ def environment() -> list[Case]:
     words = _TRACK.format(name="a.csv")
     rows = b"".join(b"%d,%d,%d,1\n" % (1000 * n, n % 60, n % 40) for n in range(200))
     values = [("STATEFIELD_KERNELS", text) for text in ("cuda", "Native", "native,triton", " ", "../x", "\u00b2")]
+    if not native.unavailable():
+        values += [("STATEFIELD_ISA", text) for text in ("avx9", "AVX2", "plain avx2", "/etc/passwd")]
     return [
         Case(f"{name}_{n}", write_bytes("a.csv", rows), words, (name,), run="sot", environment={name: value})
         for n, (name, value) in enumerate(values)
