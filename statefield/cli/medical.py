@@ -83,7 +83,7 @@ def _recipe(
 ) -> tuple[SegmentationRecipe, list[Callback]]:
     """The recipe that the command line says; on a bare dataset folder, what it leaves open is planned.
 
-    A run that was planned and is resumed takes its plan from its folder. Returns with the recipe what keeps the plan.
+    A run that is resumed takes its settings from its folder. Returns with the recipe what keeps the plan.
     """
     recipe = recipe_from(parser, settings)
     if settings.config is not None or not settings.plan or recipe.data.root is None:
@@ -94,8 +94,8 @@ def _recipe(
     from statefield.tasks.common.run_folder import RunFolder
 
     run = recipe.run if "run" in given else Path("runs") / recipe.data.root.resolve().name
-    stored = run / PLAN_FILE
     if settings.resume:
+        stored = RunFolder(run).config  # there as soon as the folder is, while the plan comes with the first step
         if not stored.is_file():
             return recipe, []
         console.print(f"settings that are not given are those of {stored}", highlight=False, markup=False)
@@ -115,4 +115,4 @@ def _recipe(
 
     from statefield.cli.plan_keeper import PlanKeeper
 
-    return planned.recipe, [PlanKeeper({stored: planned.text(), run / FINGERPRINT_FILE: found.text()})]
+    return planned.recipe, [PlanKeeper({run / PLAN_FILE: planned.text(), run / FINGERPRINT_FILE: found.text()})]

@@ -147,9 +147,10 @@ def test_train_on_a_bare_folder_plans_keeps_the_plan_and_resumes_by_it(volumes, 
 
     assert main([*words, *small]) == 2  # said before anything is read
     assert "--resume" in capsys.readouterr().err
+    (run / "plan.yaml").unlink()  # as after a kill before the first step
     assert main([*words, "--resume"]) == 0
     shown = capsys.readouterr().err
-    assert str(run / "plan.yaml") in shown and "already trained" in shown
+    assert str(run / "config.yaml") in shown and "already trained" in shown
     assert main([*words, "--resume", "--model.lr", "0.5"]) == 2
     assert "model.lr" in capsys.readouterr().err
 
