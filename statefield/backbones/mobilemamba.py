@@ -318,10 +318,10 @@ class MobileMamba(Pyramid):
     def stage_maps(self, image: Tensor, last: int | None = None) -> list[Tensor]:
         """The maps at the four strides (or as far as the one numbered `last`), then stage 2's own, the head's."""
         last = self.STEM_MAPS + 1 if last is None else last
-        *maps, x = self.stem_maps(image)
+        maps = self.stem_maps(image)
         if last < self.STEM_MAPS:
-            return [*maps, x][: last + 1]
-        x = self.stages[0](x)
+            return maps[: last + 1]
+        x = self.stages[0](maps.pop())
         maps.append(x)
         if last == self.STEM_MAPS:
             return maps

@@ -397,6 +397,7 @@ def test_compiles_as_one_graph(family):
             torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.skipif(torch.__version__ < "2.13", reason="its poolings tie a program to the parities of the example")
 @every_traced_family
 def test_exports_once_for_every_size(family):
     wrapped, auto = twin(family, features_only=True).eval(), torch.export.Dim.AUTO

@@ -129,10 +129,9 @@ class OrientedMixer(Scanning):
         What is not needed any more is let go: in evaluation, on a large image, this is most of what a model holds
         (Vim-tiny at 1248 x 1248: 86 MiB at most in place of 107).
         """
-        owners = self.directions()
         if not self.scans:
-            return torch.stack([one.convolved(x) for one in owners]).sum(0)
-        of_each = [list(one(x)) for one in owners]
+            return self._convolved(x)
+        owners, of_each = self.directions(), self._projected(x)
         del x
         u, delta, B, C = (torch.stack([given.pop(0) for given in of_each], dim=-2) for _ in range(4))
         return routed_scan(
@@ -146,3 +145,11 @@ class OrientedMixer(Scanning):
             delta_bias=torch.stack([one.dt_proj.bias for one in owners]),
             delta_softplus=True,
         )
+
+    # Methods: torch up to 2.12 does not compile the deletion of what a comprehension captures.
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        return torch.stack([one.convolved(x) for one in self.directions()]).sum(0)
+
+    def _projected(self, x: Tensor) -> list[list[Tensor]]:
+        return [list(one(x)) for one in self.directions()]

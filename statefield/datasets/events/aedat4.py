@@ -102,6 +102,7 @@ def _unpacker(path: Path, method: str) -> Unpack:
     if method == "none":
         return lambda content: content
     package = {"LZ4": "lz4", "Zstandard": "zstandard"}[method]
+    damaged: tuple[type[Exception], ...] = (RuntimeError, EOFError, ValueError, MemoryError)
     try:
         if method == "LZ4":
             from lz4.frame import LZ4FrameDecompressor
@@ -110,7 +111,9 @@ def _unpacker(path: Path, method: str) -> Unpack:
                 return LZ4FrameDecompressor().decompress(content, max_length=limit)
 
         else:
-            from zstandard import ZstdDecompressor
+            from zstandard import ZstdDecompressor, ZstdError
+
+            damaged += (ZstdError,)
 
             def unpack(content: bytes) -> bytes:
                 return ZstdDecompressor().stream_reader(content).read(limit)
@@ -124,11 +127,7 @@ def _unpacker(path: Path, method: str) -> Unpack:
     def guarded(content: bytes) -> bytes:
         try:
             unpacked = unpack(content)
-        except (RuntimeError, EOFError, ValueError, MemoryError) as error:
-            raise DataError(f"{path}: a packet cannot be unpacked ({error}); the file is damaged.") from error
-        except Exception as error:  # zstandard's own error is no subclass of these, and is known only where it is
-            if type(error).__module__.partition(".")[0] != package:
-                raise
+        except damaged as error:
             raise DataError(f"{path}: a packet cannot be unpacked ({error}); the file is damaged.") from error
         require_memory(path, len(unpacked), f"a packet of {len(unpacked)} bytes")
         return unpacked
