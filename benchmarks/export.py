@@ -181,10 +181,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     makers = subjects()
-    known: dict[str, dict[str, Any]] = {}
+    known = {}
     if RESULT.exists():
         known = {row["family"]: row for row in json.loads(RESULT.read_text(encoding="utf-8"))["rows"]}
-        known = {family: row for family, row in known.items() if "program_ms" in row}  # of before .pt2 was measured
     for row in options.only or [row for row in makers if not (options.missing and row in known)]:
         known[row] = measure(row, makers[row])
         print(json.dumps(known[row]), flush=True)
