@@ -5,6 +5,7 @@ Ground truths found below a folder, the first that fits:
     ROOT/SEQUENCE/gt/gt.txt          MOTChallenge, DanceTrack, SportsMOT; seqinfo.ini beside gt/ where there is one
     ROOT/SPLIT/SEQUENCE/gt/gt.txt    the same, SPLIT such as MOT17-train or val; seqmaps/SPLIT.txt or *seqmap*.txt say
                                      which sequences belong to it
+    ROOT/gt/gt.txt                   a single sequence of these, named as ROOT is
     ROOT/label_02/SEQUENCE.txt       KITTI, with evaluate_tracking.seqmap.SPLIT
     ROOT/SEQUENCE/gt.txt             plain, a folder a sequence
     ROOT/SEQUENCE.txt                plain, a file a sequence
@@ -240,6 +241,8 @@ def _mot_sequences(root: Path, split: str | None) -> list[SequenceFiles]:
 
 
 def _sequences_in(folder: Path) -> list[SequenceFiles]:
+    if (folder / "gt" / "gt.txt").is_file():
+        return [_sequence(folder.resolve().name, folder / "gt" / "gt.txt", folder)]
     found = []
     for path in _subfolders(folder):
         truth = next((path / rest for rest in ("gt/gt.txt", "gt.txt") if (path / rest).is_file()), None)

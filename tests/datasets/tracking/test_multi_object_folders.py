@@ -44,6 +44,16 @@ def test_the_names_of_sequences_tell_the_benchmark(name, benchmark, tmp_path):
     assert (found.sequences[0].num_frames, found.sequences[0].frame_rate) == (2, 30)
 
 
+def test_the_folder_of_one_sequence_can_be_named(tmp_path, monkeypatch):
+    mot(tmp_path, "MOT20-05")
+    mot(tmp_path, "MOT20-06")
+    for root in (tmp_path / "MOT20-05", Path()):
+        monkeypatch.chdir(tmp_path / "MOT20-05")
+        found = open_ground_truth(root)
+        assert found.benchmark == "MOT20"
+        assert [(one.name, one.num_frames) for one in found.sequences] == [("MOT20-05", 2)]
+
+
 def test_mot15_has_no_classes_and_neither_has_a_plain_folder_without_them(tmp_path):
     mot(tmp_path / "a", "TUD-Campus", GT_15)
     mot(tmp_path / "b", "camera", GT_15, length=None)
