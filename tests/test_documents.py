@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import re
 import shlex
 import sys
@@ -111,6 +112,19 @@ def test_python_of_the_documents_runs(path: Path, folder: Path, registries_as_be
     names = run_page(path, folder, surroundings)
     if path.name == "tracking.md":
         assert names["evaluation"].trackers[0].combined("pedestrian")["CLEAR"]["MOTA"] == pytest.approx(2 / 3)
+
+
+def test_the_made_up_crowd_is_tracked_learned_from_and_scored(folder: Path) -> None:
+    run_page(ROOT / "docs" / "tracking_motion.md", folder, {})
+    recipe = ROOT / "recipes" / "tracking" / "mtp_crowd.yaml"
+    assert main(["mot", "train", "--config", str(recipe), "--trainer.fast_dev_run", "true"]) == 0
+    assert (folder / "runs/mtp_crowd/weights.safetensors").is_file()
+    for tracker in ("sort", "bytetrack"):
+        assert main(["mot", "track", "crowd/test", "--output", f"results/{tracker}", "--tracker", tracker]) == 0
+    assert main(["mot", "evaluate", "--gt", "crowd/test", "--results", "results", "--output", "scores"]) == 0
+    scores = json.loads(Path("scores/scores.json").read_text())["trackers"]
+    hota = {name: np.mean(found["pedestrian"]["combined"]["HOTA"]["HOTA"]) for name, found in scores.items()}
+    assert 0.5 < hota["sort"] < hota["bytetrack"] < 0.9  # who alone uses the weak detections of people half hidden
 
 
 def test_python_that_is_not_run_says_why() -> None:
