@@ -202,7 +202,7 @@ ALL = [f"place{number}" for number in range(8)]
 
 @pytest.fixture
 def eight(tmp_path) -> Path:
-    """pairs.csv of eight pairs, each of which takes a while"""
+    """pairs.csv of eight pairs, each of which takes a while."""
     rows = ["name,before,after"]
     for number, name in enumerate(ALL):
         (tmp_path / name).mkdir()
@@ -270,8 +270,11 @@ def test_ctrl_c_over_ray_is_a_line_and_the_same_command_goes_on(tmp_path, eight,
         assert "Traceback" not in told and "stopped" in told.splitlines()[-1]
         if not joined:
             assert all_end("statefield-ray-", 5)
-        done = set(maps(output))
+        records = [record for name in ALL if (record := Ledger(output).record(name))]
+        done = {output / f"{record.name}.tif" for record in records if record.status == "done"}
+        times = {path: path.stat().st_mtime_ns for path in done}
         assert len(done) < 8
         child = begun(words, environment, log)
         assert child.wait(timeout=300) == 0, log.read_text()
     assert maps(output) == maps(alone) and len(maps(output)) == 8
+    assert {path: path.stat().st_mtime_ns for path in done} == times  # not made again
